@@ -1,0 +1,707 @@
+/*
+ * A WebSocket load generator: one thread, one epoll, one core.
+ *
+ * Why C: the server under test must be the bottleneck.  The program reports its
+ * own CPU share, so that a run in which it was not can be thrown away.
+ *
+ * Source: RFC 6455.  Admitted deviations: every connection uses the key of
+ * section 1.3 (its accept value is known, so no SHA-1 here), and one masking key
+ * serves the whole run (section 5.3 wants a fresh one for each frame), so that
+ * masking costs nothing here; the server cannot tell.  It must not accept
+ * anything doubtful: each echo is compared byte by byte, and a compressed,
+ * masked, fragmented, reordered or missing frame ends the program with status 1.
+ *
+ * It prints one JSON object.  In order below: options, clocks, wire, I/O, modes.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef IP_BIND_ADDRESS_NO_PORT
+#define IP_BIND_ADDRESS_NO_PORT 24
+#endif
+
+#define KEY "dGhlIHNhbXBsZSBub25jZQ=="
+#define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+#define SECOND 1000000000ull
+#define STALL (10 * SECOND)  /* without any progress: give up */
+#define HANDSHAKES 64        /* at once; below every server's listen backlog */
+#define STAMP 16             /* bytes at the start of a payload that identify it */
+#define MAX_WINDOW 64
+#define MAX_SAMPLES (8u << 20)
+#define EVENTS 1024
+#define NAP 50000 /* ns between two looks at the sockets */
+
+enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
+enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
+
+struct conn {
+    int fd, id;
+    enum state state;
+    bool wants_write;
+    char *in, *out;
+    size_t in_len, in_cap, out_pos, out_len, out_cap;
+    uint32_t sent, received; /* messages of this connection */
+    uint64_t sent_at[MAX_WINDOW], started_at;
+};
+
+/* ---- Options ------------------------------------------------------------ */
+
+static struct {
+    const char *mode, *path;
+    int port, connections, window, refill, size, warmup_count, sources, cpu;
+    bool binary, browser, lax_close;
+    double warmup, seconds;
+    uint64_t count;
+    pid_t pid;
+} opt = {.path = "/echo", .connections = 64, .window = 1, .size = 64,
+         .warmup = 0.5, .seconds = 3, .warmup_count = 200, .sources = 1, .cpu = -1};
+
+static void die(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("loadgen: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(1);
+}
+
+static void set_option(const char *name, const char *value) {
+    if (!strcmp(name, "mode")) opt.mode = value;
+    else if (!strcmp(name, "path")) opt.path = value;
+    else if (!strcmp(name, "port")) opt.port = atoi(value);
+    else if (!strcmp(name, "pid")) opt.pid = atoi(value);
+    else if (!strcmp(name, "connections")) opt.connections = atoi(value);
+    else if (!strcmp(name, "window")) opt.window = atoi(value);
+    else if (!strcmp(name, "refill")) opt.refill = atoi(value);
+    else if (!strcmp(name, "size")) opt.size = atoi(value);
+    else if (!strcmp(name, "binary")) opt.binary = true;
+    else if (!strcmp(name, "browser")) opt.browser = true;
+    else if (!strcmp(name, "lax-close")) opt.lax_close = true;
+    else if (!strcmp(name, "warmup")) opt.warmup = atof(value);
+    else if (!strcmp(name, "warmup-count")) opt.warmup_count = atoi(value);
+    else if (!strcmp(name, "seconds")) opt.seconds = atof(value);
+    else if (!strcmp(name, "count")) opt.count = strtoull(value, NULL, 10);
+    else if (!strcmp(name, "sources")) opt.sources = atoi(value);
+    else if (!strcmp(name, "cpu")) opt.cpu = atoi(value);
+}
+
+static void read_options(int argc, char **argv) {
+    static const struct option known[] = {
+        {"mode", 1, 0, 0}, {"path", 1, 0, 0}, {"port", 1, 0, 0}, {"pid", 1, 0, 0},
+        {"connections", 1, 0, 0}, {"window", 1, 0, 0}, {"refill", 1, 0, 0},
+        {"size", 1, 0, 0}, {"binary", 0, 0, 0}, {"browser", 0, 0, 0},
+        {"lax-close", 0, 0, 0},
+        {"warmup", 1, 0, 0}, {"warmup-count", 1, 0, 0}, {"seconds", 1, 0, 0},
+        {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {0, 0, 0, 0}};
+    int index, found;
+    while ((found = getopt_long(argc, argv, "", known, &index)) != -1) {
+        if (found != 0) exit(2);
+        set_option(known[index].name, optarg);
+    }
+    if (!opt.mode || !opt.port || !opt.pid) die("--mode, --port, --pid are needed");
+    if (opt.window < 1 || opt.window > MAX_WINDOW) die("--window: 1 to 64");
+    if (opt.size < STAMP || opt.size > 1 << 20) die("--size: 16 bytes to 1 MiB");
+    if (opt.sources < 1 || opt.sources > 200) die("--sources: 1 to 200");
+    if (opt.connections < 1) die("--connections: at least 1");
+    if (!opt.refill) opt.refill = opt.window;
+}
+
+/* ---- Clocks: time, CPU time, memory ------------------------------------- */
+
+static clockid_t server_clock;
+static struct { uint64_t at, server, own, messages; } begun, ended;
+static uint64_t messages; /* the unit of the mode: echoes, deliveries, cycles */
+static uint32_t *samples; /* latencies in ns/16: 8 Mi of them, touched when used */
+static size_t sample_count;
+static bool counting;
+
+static uint64_t read_clock(clockid_t clock) {
+    struct timespec t;
+    if (clock_gettime(clock, &t)) die("clock of the server: %s", strerror(errno));
+    return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t now(void) { return read_clock(CLOCK_MONOTONIC); }
+
+static void add_sample(uint64_t latency) {
+    if (!counting || sample_count == MAX_SAMPLES) return;
+    latency >>= 4;
+    samples[sample_count++] = latency > UINT32_MAX ? UINT32_MAX : (uint32_t)latency;
+}
+
+static void begin_window(void) {
+    counting = true;
+    begun.messages = messages;
+    begun.own = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+    begun.at = now();
+    begun.server = read_clock(server_clock);
+}
+
+static void end_window(void) {
+    ended.server = read_clock(server_clock);
+    ended.at = now();
+    ended.own = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+    ended.messages = messages;
+    counting = false;
+}
+
+static long resident_bytes(void) {
+    char path[64];
+    long total, resident = -1;
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)opt.pid);
+    FILE *file = fopen(path, "r");
+    if (!file || fscanf(file, "%ld %ld", &total, &resident) != 2) die("no %s", path);
+    fclose(file);
+    return resident * sysconf(_SC_PAGESIZE);
+}
+
+/* ---- Wire: requests, frames --------------------------------------------- */
+
+static char *frame; /* one masked frame, whose stamp is rewritten for each use */
+static size_t frame_header, frame_size;
+static char *payload; /* the same, unmasked: what must come back */
+static unsigned char mask[4];
+static int deflated; /* connections on which permessage-deflate was agreed */
+
+static int write_request(char *to, size_t room, int id) {
+    if (!opt.browser)
+        return snprintf(to, room,
+            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
+            "Sec-WebSocket-Version: 13\r\n\r\n", opt.path, opt.port);
+    return snprintf(to, room,
+        "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
+        "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, "
+        "like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n"
+        "Upgrade: websocket\r\nOrigin: http://127.0.0.1:%d\r\n"
+        "Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+        "Accept-Language: en-US,en;q=0.9\r\n"
+        "Cookie: sessionid=%032x; csrftoken=%032x\r\n"
+        "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Extensions: "
+        "permessage-deflate; client_max_window_bits\r\n\r\n",
+        opt.path, opt.port, opt.port, 0x5eed0000 + id, 0x70ce0000 + id);
+}
+
+static void check_response(const char *head) {
+    if (strncmp(head, "HTTP/1.1 101", 12)) die("handshake refused:\n%s", head);
+    if (!strcasestr(head, "\r\nSec-WebSocket-Accept: " ACCEPT "\r\n"))
+        die("wrong Sec-WebSocket-Accept:\n%s", head);
+    if (!strcasestr(head, "\r\nSec-WebSocket-Extensions:")) return;
+    if (!opt.browser) die("an extension that was not offered:\n%s", head);
+    deflated++;
+}
+
+static size_t write_header(char *to, int opcode, size_t size) {
+    size_t n = 2;
+    to[0] = (char)(0x80 | opcode);
+    if (size < 126) to[1] = (char)(0x80 | size);
+    else if (size < 65536) {
+        to[1] = (char)(0x80 | 126);
+        for (int i = 1; i >= 0; i--) to[n++] = (char)(size >> (8 * i));
+    } else {
+        to[1] = (char)(0x80 | 127);
+        for (int i = 7; i >= 0; i--) to[n++] = (char)(size >> (8 * i));
+    }
+    memcpy(to + n, mask, 4);
+    return n + 4;
+}
+
+static void write_stamp(char *to, uint32_t id, uint32_t n) {
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 8; i++) to[i] = digits[id >> (28 - 4 * i) & 15];
+    for (int i = 0; i < 8; i++) to[8 + i] = digits[n >> (28 - 4 * i) & 15];
+}
+
+static void prepare_frame(void) {
+    if (getrandom(mask, sizeof mask, 0) != sizeof mask) die("no random mask");
+    for (int i = 0; i < 4; i++) mask[i] |= 1; /* never zero: no server may skip it */
+    payload = malloc((size_t)opt.size);
+    frame = malloc((size_t)opt.size + 14);
+    for (int i = 0; i < opt.size; i++)
+        payload[i] = opt.binary ? (char)(i * 167 + (i >> 8)) : (char)(' ' + i % 95);
+    frame_header = write_header(frame, opt.binary ? BINARY : TEXT, (size_t)opt.size);
+    frame_size = frame_header + (size_t)opt.size;
+    for (int i = 0; i < opt.size; i++)
+        frame[frame_header + (size_t)i] = (char)(payload[i] ^ mask[i & 3]);
+}
+
+static void stamp_frame(char *to, uint32_t id, uint32_t n) {
+    char stamp[STAMP];
+    write_stamp(stamp, id, n);
+    for (int i = 0; i < STAMP; i++) to[i] = (char)(stamp[i] ^ mask[i & 3]);
+}
+
+static void check_payload(const char *data, size_t size, uint32_t id, uint32_t n) {
+    char stamp[STAMP];
+    write_stamp(stamp, id, n);
+    if (size != (size_t)opt.size) die("%zu bytes came back, not %d", size, opt.size);
+    if (memcmp(data, stamp, STAMP))
+        die("wrong message: %.16s instead of %.16s", data, stamp);
+    if (memcmp(data + STAMP, payload + STAMP, size - STAMP)) die("corrupt payload");
+}
+
+/* ---- I/O: connections on one epoll -------------------------------------- */
+
+static struct {
+    void (*on_open)(struct conn *);
+    void (*on_message)(struct conn *, const char *, size_t);
+    void (*on_closed)(struct conn *);
+    void (*after_turn)(void);
+} mode;
+
+static int poller;
+static uint64_t turn_at; /* the time at which the current events were read */
+static uint64_t progress;
+static int open_count;
+
+static void watch(struct conn *c, int operation, bool write) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    if (write) event.events |= EPOLLOUT;
+    c->wants_write = write;
+    if (epoll_ctl(poller, operation, c->fd, &event)) die("epoll: %s", strerror(errno));
+}
+
+static char *reserve(struct conn *c, size_t size) {
+    if (c->out_len + size > c->out_cap) {
+        c->out_cap = c->out_len + size;
+        c->out = realloc(c->out, c->out_cap);
+        if (!c->out) die("out of memory");
+    }
+    char *at = c->out + c->out_len;
+    c->out_len += size;
+    return at;
+}
+
+static void flush_out(struct conn *c) {
+    while (c->out_pos < c->out_len) {
+        size_t left = c->out_len - c->out_pos;
+        ssize_t n = send(c->fd, c->out + c->out_pos, left, MSG_NOSIGNAL);
+        if (n < 0 && (errno == EAGAIN || errno == ENOTCONN)) break;
+        if (n < 0) die("send on connection %d: %s", c->id, strerror(errno));
+        c->out_pos += (size_t)n;
+    }
+    bool pending = c->out_pos < c->out_len;
+    if (!pending) c->out_pos = c->out_len = 0;
+    if (pending != c->wants_write) watch(c, EPOLL_CTL_MOD, pending);
+}
+
+static void queue_control(struct conn *c, int opcode, const char *data, size_t size) {
+    char *to = reserve(c, size + 6);
+    to += write_header(to, opcode, size);
+    for (size_t i = 0; i < size; i++) to[i] = (char)(data[i] ^ mask[i & 3]);
+}
+
+static void queue_message(struct conn *c, uint32_t n) {
+    char *to = reserve(c, frame_size);
+    memcpy(to, frame, frame_size);
+    stamp_frame(to + frame_header, (uint32_t)c->id, n);
+}
+
+static void bind_source(struct conn *c) {
+    int one = 1;
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + (uint32_t)(c->id % opt.sources));
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(c->fd, (struct sockaddr *)&from, sizeof from))
+        die("bind: %s", strerror(errno));
+}
+
+static void open_conn(struct conn *c, int id) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(opt.port)};
+    int one = 1;
+    c->id = id;
+    c->state = HANDSHAKE;
+    c->in_len = c->out_pos = c->out_len = 0;
+    c->sent = c->received = 0;
+    c->started_at = now();
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->fd < 0) die("socket: %s", strerror(errno));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (opt.sources > 1) bind_source(c);
+    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
+        die("connect: %s", strerror(errno));
+    c->out_len = (size_t)write_request(reserve(c, 1024), 1024, id);
+    watch(c, EPOLL_CTL_ADD, true);
+}
+
+static void close_conn(struct conn *c) {
+    if (c->state == OPEN) open_count--;
+    c->state = CLOSED;
+    close(c->fd);
+    progress++;
+    if (mode.on_closed) mode.on_closed(c);
+}
+
+static void start_close(struct conn *c) {
+    queue_control(c, CLOSE, "\x03\xe8", 2);
+    c->state = CLOSING;
+    open_count--;
+    flush_out(c);
+}
+
+/* Take one control frame. A close is answered by the server's own end of TCP. */
+static void on_control(struct conn *c, int opcode, const char *data, size_t size) {
+    int code = size < 2 ? 0 : (unsigned char)data[0] << 8 | (unsigned char)data[1];
+    if (opcode == PING) queue_control(c, PONG, data, size);
+    if (opcode != CLOSE) return;
+    if (c->state != CLOSING)
+        die("connection %d was closed with %d %.*s", c->id, code,
+            size > 2 ? (int)size - 2 : 0, data + 2);
+    if (code != 1000 && !opt.lax_close) die("close was answered with code %d", code);
+}
+
+static void on_frame(struct conn *c, int opcode, const char *data, size_t size) {
+    if (opcode & 8) on_control(c, opcode, data, size);
+    else if (opcode != (opt.binary ? BINARY : TEXT)) die("wrong opcode %d", opcode);
+    else if (!mode.on_message) die("a message that nobody asked for");
+    else mode.on_message(c, data, size);
+}
+
+/* Parse one frame at `data`; return its length, or 0 if it is not complete. */
+static size_t read_frame(struct conn *c, const unsigned char *data, size_t left) {
+    if (left < 2) return 0;
+    if (data[0] & 0x40) die("the server compresses");
+    if (data[0] & 0x30) die("reserved bits are set: %02x", data[0]);
+    if (!(data[0] & 0x80) || !(data[0] & 0x0f)) die("a fragmented message");
+    if (data[1] & 0x80) die("a masked frame");
+    size_t size = data[1], header = 2;
+    if (size >= 126) {
+        int bytes = size == 126 ? 2 : 8;
+        header += (size_t)bytes;
+        if (left < header) return 0;
+        size = 0;
+        for (int i = 0; i < bytes; i++) size = size << 8 | data[2 + i];
+    }
+    if (header + size > c->in_cap) die("a frame of %zu bytes", size);
+    if (left < header + size) return 0;
+    on_frame(c, data[0] & 0x0f, (const char *)data + header, size);
+    return header + size;
+}
+
+/* Take the server's answer to the handshake; return its length, or 0. */
+static size_t read_head(struct conn *c) {
+    c->in[c->in_len] = 0;
+    char *end = strstr(c->in, "\r\n\r\n");
+    if (!end) return 0;
+    end[2] = 0;
+    check_response(c->in);
+    c->state = OPEN;
+    open_count++;
+    if (mode.on_open) mode.on_open(c);
+    return (size_t)(end + 4 - c->in);
+}
+
+static void parse(struct conn *c) {
+    size_t done = 0, n = 0;
+    if (c->state == HANDSHAKE && !(done = read_head(c))) return;
+    while ((n = read_frame(c, (unsigned char *)c->in + done, c->in_len - done)))
+        done += n;
+    c->in_len -= done;
+    if (done && c->in_len) memmove(c->in, c->in + done, c->in_len);
+}
+
+static void on_readable(struct conn *c) {
+    ssize_t n = recv(c->fd, c->in + c->in_len, c->in_cap - c->in_len, 0);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0 && c->state != CLOSING)
+        die("connection %d ended: %s", c->id, n ? strerror(errno) : "end of file");
+    if (n <= 0) {
+        close_conn(c);
+        return;
+    }
+    c->in_len += (size_t)n;
+    progress++;
+    parse(c);
+    if (c->out_pos < c->out_len && !c->wants_write) flush_out(c);
+}
+
+/*
+ * Sleep for a moment instead of in epoll_wait: there each message would wake us, and
+ * the server pays for that in its send, which no client on another machine costs.
+ */
+static void nap(void) {
+    struct timespec moment = {.tv_nsec = NAP};
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
+}
+
+static void turn(void) {
+    struct epoll_event events[EVENTS];
+    int n = epoll_wait(poller, events, EVENTS, 0);
+    turn_at = now();
+    for (int i = 0; i < n; i++) {
+        struct conn *c = events[i].data.ptr;
+        if (events[i].events & EPOLLOUT) flush_out(c);
+        if (events[i].events & ~EPOLLOUT) on_readable(c);
+    }
+    if (mode.after_turn) mode.after_turn();
+    if (n < EVENTS / 4) nap();
+}
+
+/* Run until `done` says so or, when there is a limit, until it has passed. */
+static void run(bool (*done)(void), double seconds) {
+    uint64_t until = now() + (uint64_t)(seconds * SECOND), seen = progress, moved = 0;
+    while (!(done && done()) && !(seconds && now() >= until)) {
+        turn();
+        if (seen != progress || !moved) moved = turn_at;
+        seen = progress;
+        if (done && turn_at - moved > STALL)
+            die("stalled: %d connections open, %" PRIu64 " messages", open_count,
+                messages);
+    }
+}
+
+/* ---- Modes -------------------------------------------------------------- */
+
+static struct conn *conns;
+static int opened, wanted;
+static bool finishing; /* send nothing new */
+static long rss_before, rss_after;
+
+static struct conn *make_conns(int n, size_t room) {
+    struct conn *made = calloc((size_t)n, sizeof *made);
+    for (int i = 0; i < n; i++) {
+        made[i].in_cap = room;
+        made[i].in = malloc(room + 1);
+        if (!made[i].in) die("out of memory");
+    }
+    return made;
+}
+
+static void open_next(struct conn *c) {
+    (void)c;
+    if (opened < wanted) {
+        open_conn(&conns[opened], opened);
+        opened++;
+    }
+}
+
+static bool all_open(void) { return open_count == wanted; }
+static bool none_open(void) { return messages == (uint64_t)wanted; }
+static bool counted(void) {
+    return opt.count && messages - begun.messages >= opt.count;
+}
+
+static void open_all(int n) {
+    opened = open_count = 0;
+    wanted = n;
+    mode.on_open = open_next;
+    for (int i = 0; i < HANDSHAKES; i++) open_next(NULL);
+    run(all_open, 0);
+    mode.on_open = NULL;
+}
+
+/* Measure, then wait for what is under way: a lost message must not go unseen. */
+static void measure(bool (*all_back)(void)) {
+    run(NULL, opt.warmup);
+    begin_window();
+    run(counted, opt.count ? 0 : opt.seconds);
+    end_window();
+    finishing = true;
+    run(all_back, 0);
+}
+
+/* Echo: each connection keeps `window` messages in flight. */
+
+static void send_burst(struct conn *c) {
+    uint64_t at = now();
+    while (c->sent - c->received < (uint32_t)opt.window) {
+        c->sent_at[c->sent % MAX_WINDOW] = at;
+        queue_message(c, c->sent++);
+    }
+    if (!c->wants_write) flush_out(c);
+}
+
+static void on_echo(struct conn *c, const char *data, size_t size) {
+    check_payload(data, size, (uint32_t)c->id, c->received);
+    add_sample(turn_at - c->sent_at[c->received % MAX_WINDOW]);
+    c->received++;
+    messages++;
+    if (finishing) return;
+    if (c->sent - c->received <= (uint32_t)(opt.window - opt.refill)) send_burst(c);
+}
+
+static bool echoes_back(void) {
+    for (int i = 0; i < opt.connections; i++)
+        if (conns[i].sent != conns[i].received) return false;
+    return true;
+}
+
+static void run_echo(void) {
+    conns = make_conns(opt.connections, 4096 + frame_size * (size_t)opt.window);
+    open_all(opt.connections);
+    mode.on_message = on_echo;
+    for (int i = 0; i < opt.connections; i++) send_burst(&conns[i]);
+    measure(echoes_back);
+}
+
+/* Broadcast: connection 0 sends, and every connection, 0 too, must receive. */
+
+static int missing[MAX_WINDOW]; /* members that have not got broadcast n yet */
+static uint32_t complete;
+
+static void on_delivery(struct conn *c, const char *data, size_t size) {
+    uint32_t slot = c->received % MAX_WINDOW;
+    check_payload(data, size, 0, c->received++);
+    messages++;
+    if (--missing[slot]) return;
+    complete++;
+    add_sample(now() - conns[0].sent_at[slot]);
+}
+
+static void send_broadcasts(void) {
+    struct conn *sender = &conns[0];
+    uint64_t at = now();
+    if (finishing || sender->sent - complete > (uint32_t)(opt.window - opt.refill))
+        return;
+    while (sender->sent - complete < (uint32_t)opt.window) {
+        missing[sender->sent % MAX_WINDOW] = wanted;
+        sender->sent_at[sender->sent % MAX_WINDOW] = at;
+        queue_message(sender, sender->sent++);
+    }
+    if (!sender->wants_write) flush_out(sender);
+}
+
+/* Do not acknowledge each segment at once: that was most of what recv cost us. */
+static void delay_acks(struct conn *c) {
+    int off = 0;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof off);
+}
+
+static bool broadcasts_back(void) { return complete == conns[0].sent; }
+
+static void run_broadcast(void) {
+    conns = make_conns(opt.connections, 4096 + frame_size * (size_t)opt.window);
+    open_all(opt.connections);
+    run(NULL, 0.5); /* a 101 does not say that the member has joined */
+    for (int i = 0; i < opt.connections; i++) delay_acks(&conns[i]);
+    mode.on_message = on_delivery;
+    mode.after_turn = send_broadcasts;
+    measure(broadcasts_back);
+}
+
+/* Idle: what a connection costs in memory, after a warm-up of others. */
+
+static void count_closed(struct conn *c) {
+    (void)c;
+    messages++;
+}
+
+static void run_idle(void) {
+    int warmups = opt.warmup_count < opt.connections ? opt.warmup_count
+                                                     : opt.connections;
+    conns = make_conns(opt.connections, 4096);
+    open_all(warmups);
+    mode.on_closed = count_closed;
+    for (int i = 0; i < warmups; i++) start_close(&conns[i]);
+    run(none_open, 0);
+    run(NULL, 1);
+    rss_before = resident_bytes();
+    messages = 0;
+    deflated = 0;
+    begin_window();
+    open_all(opt.connections);
+    messages = (uint64_t)opt.connections;
+    end_window();
+    run(NULL, 1);
+    if (open_count != opt.connections) die("%d remained open", open_count);
+    rss_after = resident_bytes();
+}
+
+/* Connect: connect, handshake, close handshake, again. */
+
+static uint64_t started;
+
+static void end_cycle(struct conn *c) {
+    messages++;
+    add_sample(now() - c->started_at);
+    open_conn(c, (int)started++);
+}
+
+static bool warm(void) { return messages >= (uint64_t)opt.warmup_count; }
+
+static void run_connect(void) {
+    conns = make_conns(opt.connections, 4096);
+    mode.on_open = start_close;
+    mode.on_closed = end_cycle;
+    for (; started < (uint64_t)opt.connections; started++)
+        open_conn(&conns[started], (int)started);
+    run(warm, 0);
+    begin_window();
+    run(counted, opt.count ? 0 : opt.seconds);
+    end_window();
+}
+
+/* ---- The report --------------------------------------------------------- */
+
+static int compare(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static double percentile(double share) {
+    size_t at = (size_t)(share * (double)sample_count);
+    if (!sample_count) return 0;
+    return samples[at < sample_count ? at : sample_count - 1] * 16 / 1e3;
+}
+
+static void report(void) {
+    double seconds = (double)(ended.at - begun.at) / SECOND;
+    double n = (double)(ended.messages - begun.messages);
+    if (!n) die("no message within the counted window");
+    double server = (double)(ended.server - begun.server);
+    qsort(samples, sample_count, sizeof *samples, compare);
+    printf("{\"messages\": %.0f, \"seconds\": %.4f, \"rate\": %.1f, ", n, seconds,
+           n / seconds);
+    printf("\"cpu_us\": %.4f, \"server_share\": %.4f, ", server / n / 1e3,
+           server / 1e9 / seconds);
+    printf("\"own_share\": %.4f, ", (double)(ended.own - begun.own) / 1e9 / seconds);
+    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, ", percentile(0.5), percentile(0.99));
+    printf("\"deflated\": %d, \"rss_bytes\": %.1f}\n", deflated,
+           (double)(rss_after - rss_before) / opt.connections);
+}
+
+static void start(void) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(opt.cpu, &cpus);
+    if (opt.cpu >= 0 && sched_setaffinity(0, sizeof cpus, &cpus))
+        die("cannot run on core %d: %s", opt.cpu, strerror(errno));
+    if (clock_getcpuclockid(opt.pid, &server_clock)) die("no process %d", opt.pid);
+    prctl(PR_SET_TIMERSLACK, 1ul);
+    samples = malloc(MAX_SAMPLES * sizeof *samples);
+    poller = epoll_create1(0);
+    prepare_frame();
+}
+
+int main(int argc, char **argv) {
+    read_options(argc, argv);
+    start();
+    if (!strcmp(opt.mode, "echo")) run_echo();
+    else if (!strcmp(opt.mode, "broadcast")) run_broadcast();
+    else if (!strcmp(opt.mode, "idle")) run_idle();
+    else if (!strcmp(opt.mode, "connect")) run_connect();
+    else die("unknown mode %s", opt.mode);
+    report();
+    return 0;
+}

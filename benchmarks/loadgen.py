@@ -1,0 +1,69 @@
+"""The load generator as seen from Python: build it, run it, read its report."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from .cores import LOAD_CORE
+
+SOURCE = Path(__file__).with_name("loadgen.c")
+CACHE = Path(__file__).with_name(".build")
+#: Above this share of its core, the load generator is what was measured.
+BUSY = 0.85
+#: Longer than any run, in seconds: the load generator ends by itself before.
+TIMEOUT = 120
+
+
+class LoadError(Exception):
+    """The load generator, its compiler or the server's answers failed."""
+
+
+def built():
+    """Return the program's path, compiled when its source has changed."""
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+    program = CACHE / f"loadgen-{digest}"
+    if not program.exists():
+        CACHE.mkdir(exist_ok=True)
+        compile_to(program)
+    return program
+
+
+def compile_to(program):
+    """Compile beside the target and rename, so that two runs may do it at once."""
+    unfinished = program.with_suffix(f".{os.getpid()}")
+    compiler = os.environ.get("CC", "cc")
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", unfinished, SOURCE]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise LoadError(f"{compiler} failed:\n{result.stderr}")
+    unfinished.rename(program)
+
+
+def run(row, contestant, port, pid):
+    """
+    Put a row's load on a server.
+
+    Args:
+        row: The row.
+        contestant: The server, which may need options of its own.
+        port: The server's port on 127.0.0.1.
+        pid: The server's process, whose CPU time and memory are read.
+
+    Returns:
+        The report, as a dict.
+
+    Raises:
+        LoadError: If a connection failed or an answer was wrong.
+
+    """
+    options = {"mode": row.command, "path": row.path, **row.load, **contestant.load}
+    options |= {"port": port, "pid": pid, "cpu": LOAD_CORE}
+    command = [built()]
+    for name, value in options.items():
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    if result.returncode:
+        raise LoadError(result.stderr.strip() or f"status {result.returncode}")
+    return json.loads(result.stdout)

@@ -1,0 +1,47 @@
+"""What the figures were measured on: cores, kernel, Python, versions."""
+
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .cores import AVAILABLE
+
+PACKAGES = {
+    "aiohttp": ["aiohttp", "uvloop"],
+    "gevent-websocket": ["gevent-websocket", "wsaccel"],
+    "channels": ["channels", "Django", "uvicorn"],
+    "websockets": ["websockets"],
+    "picows": ["picows"],
+    "greenchannels": ["gevent", "httptools"],
+}
+
+
+def processor():
+    """Return the processor's name as the kernel knows it."""
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return names[0] if names else platform.machine()
+
+
+def installed(package):
+    """Return a package's name and version."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} (absent)"
+
+
+def description(contestants):
+    """Return a list of sentences about the machine and the versions in use."""
+    families = {one.label.split()[0] for one in contestants}
+    names = [
+        name for family in PACKAGES if family in families for name in PACKAGES[family]
+    ]
+    unique = dict.fromkeys(names)
+    return [
+        f"{len(AVAILABLE)} cores ({processor()})",
+        f"Linux {platform.release()}",
+        f"{platform.python_implementation()} {platform.python_version()}",
+        *(installed(name) for name in unique),
+        *(f"{one.label} in pure Python" for one in contestants if one.slow),
+    ]

@@ -1,0 +1,72 @@
+"""
+Real-time applications in plain blocking Python, on gevent.
+
+=====================  =======================================================
+``websocket, http``    routes; also ``static``, ``include``, ``gsgi``, ``lifespan``
+``Router``             a routing as one GSGI consumer
+``Group, User``        broadcast to members, or to all sockets of a user
+``Channel``            one socket, from anywhere
+``WebSocket``          what a consumer function is given
+``Server``             serve a routing on this thread's hub
+``configure``          the layer of this process
+errors                 ``ConnectionEnded`` and all others, in ``errors.py``
+=====================  =======================================================
+"""
+
+from .channels import Channel
+from .errors import (
+    ChannelFull,
+    ConfigurationError,
+    ConnectionBroken,
+    ConnectionClosed,
+    ConnectionEnded,
+    GreenchannelsError,
+    HandshakeRefused,
+    LayerUnavailable,
+    LocalProtocolError,
+    MessageTooLarge,
+    ProtocolError,
+    RemoteProtocolError,
+    TooManyGroups,
+)
+from .groups import Group, User
+from .layers.registry import configure
+from .options import HTTPLimits, Limits, ServerOptions, Timeouts
+from .routing import Router, gsgi, http, include, lifespan, static, websocket
+from .servers.server import Server
+from .sockets import WebSocket
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Channel",
+    "ChannelFull",
+    "ConfigurationError",
+    "ConnectionBroken",
+    "ConnectionClosed",
+    "ConnectionEnded",
+    "GreenchannelsError",
+    "Group",
+    "HTTPLimits",
+    "HandshakeRefused",
+    "LayerUnavailable",
+    "Limits",
+    "LocalProtocolError",
+    "MessageTooLarge",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "Router",
+    "Server",
+    "ServerOptions",
+    "Timeouts",
+    "TooManyGroups",
+    "User",
+    "WebSocket",
+    "configure",
+    "gsgi",
+    "http",
+    "include",
+    "lifespan",
+    "static",
+    "websocket",
+]

@@ -1,0 +1,1 @@
+"""The command line: translates arguments into options, and runs servers."""

@@ -1,0 +1,1 @@
+"""Other people's code as consumers: views, and files."""

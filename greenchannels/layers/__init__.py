@@ -1,0 +1,1 @@
+"""Groups and channels: the layer, its ports, its codec, and the backends."""

@@ -1,0 +1,56 @@
+"""
+What a backend must implement, and nothing else.
+
+All meaning of groups and channels is in ``layer.py``; a backend knows topics
+and bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias
+
+#: Called with ``(topic, data, origin)``. Never blocks, never runs user code.
+Deliver: TypeAlias = Callable[[str, bytes, str], None]
+
+
+class BusState(enum.Enum):
+    """What a bus reports of its connection to the others."""
+
+    UP = "up"
+    DOWN = "down"
+    GAP = "gap"
+
+
+#: Called with the state and the topics that it concerns (empty for all).
+OnState: TypeAlias = Callable[[BusState, Iterable[str]], None]
+
+
+class Bus(Protocol):
+    """
+    Carry encoded messages to the other processes.
+
+    A bus knows topics and bytes; it does not know groups, members, capacity or
+    codecs. Delivery is at most once, in order per publisher. A bus never
+    delivers a message back to the layer that published it. It remembers its
+    topics and subscribes to them again when it has been away.
+    """
+
+    def start(self, deliver: Deliver, on_state: OnState) -> str:
+        """Connect; return this layer's origin, new after every start and fork."""
+
+    def subscribe(self, topics: Iterable[str], timeout: float) -> bool:
+        """Want ``topics``; return whether it was confirmed within ``timeout`` s."""
+
+    def unsubscribe(self, topics: Iterable[str]) -> None:
+        """Want ``topics`` no more; never blocks."""
+
+    def wants(self, topic: str) -> bool:
+        """Whether another process may want ``topic``: spares an encoding."""
+
+    def publish(self, topic: str, data: bytes) -> bool:
+        """Queue ``data`` for the others; never blocks. False if it was lost."""
+
+    def close(self) -> None:
+        """Leave the others."""

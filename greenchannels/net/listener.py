@@ -1,0 +1,214 @@
+"""
+Listening sockets and the accept loop.
+
+Accepting pauses at the connection limit, and when the process or the system
+has run out of descriptors; the kernel's backlog holds who comes meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket as stdlib_socket
+import stat
+from _socket import socket as RawSocket
+from collections.abc import Callable
+from typing import Any
+
+from .clock import Alarm
+from .reactor import Reactor
+
+#: Connections that the kernel may hold before they are accepted.
+BACKLOG = 2048
+
+#: Connections accepted in one turn of the hub.
+ACCEPTS_PER_TURN = 64
+
+#: Seconds to wait when descriptors or memory have run out.
+EXHAUSTED_PAUSE = 0.5
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+logger = logging.getLogger("greenchannels.net")
+
+#: Called in the hub with a raw, non-blocking socket and the peer's address.
+OnConnection = Callable[[Any, Any], None]
+
+
+def bind_tcp(host: str, port: int, *, write_timeout: float | None = None) -> RawSocket:
+    """
+    Return a listening TCP socket.
+
+    What is set on it, its connections inherit: TCP_NODELAY, and a bound on
+    unacknowledged data (TCP_USER_TIMEOUT, RFC 5482) so that a peer that has
+    vanished is noticed although the kernel still buffers for it.
+
+    Args:
+        host: A name or an address; empty for all of IPv4.
+        port: 0 for any free one.
+        write_timeout: Seconds that sent data may stay unacknowledged.
+
+    Raises:
+        OSError: If the address cannot be bound.
+
+    """
+    family, _, _, _, address = stdlib_socket.getaddrinfo(
+        host or "0.0.0.0",
+        port,
+        type=stdlib_socket.SOCK_STREAM,
+        flags=stdlib_socket.AI_PASSIVE,
+    )[0]
+    sock = RawSocket(family, stdlib_socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+        sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        user_timeout = getattr(stdlib_socket, "TCP_USER_TIMEOUT", None)
+        if user_timeout is not None and write_timeout is not None:
+            milliseconds = max(1, int(write_timeout * 1000))
+            sock.setsockopt(stdlib_socket.IPPROTO_TCP, user_timeout, milliseconds)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_unix(path: str) -> RawSocket:
+    """
+    Return a listening Unix socket; a stale one at ``path`` is replaced.
+
+    Raises:
+        OSError: If ``path`` is taken by something else, or somebody listens.
+
+    """
+    _remove_stale(path)
+    sock = RawSocket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody listens on."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise FileExistsError(errno.EEXIST, "exists and is no socket", path)
+    probe = RawSocket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_STREAM)
+    with contextlib.closing(probe):
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+
+
+class Listener:
+    """
+    Accept connections in the hub.
+
+    Args:
+        reactor: What the connections of this hub share.
+        sock: A raw, non-blocking, listening socket; owned from now on.
+        on_connection: Called with each accepted raw socket and its address.
+
+    """
+
+    def __init__(
+        self, reactor: Reactor, sock: RawSocket, on_connection: OnConnection
+    ) -> None:
+        self._reactor = reactor
+        self._sock = sock
+        self._on_connection = on_connection
+        self._watcher = reactor.loop.io(sock.fileno(), 1)
+        self._retry: Alarm | None = None
+        self._wanted = False
+        self._closed = False
+        #: Where it listens: ``(host, port, ...)`` or a path.
+        self.address: Any = sock.getsockname()
+        self._inode = _inode(self.address)
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._wanted = True
+        self._go()
+
+    def pause(self) -> None:
+        """Accept nothing until ``start``."""
+        self._wanted = False
+        self._watcher.stop()
+
+    def close(self) -> None:
+        """Stop listening; a Unix socket's own file is removed."""
+        if self._closed:
+            return
+        self._closed = True
+        self.pause()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._watcher.close()
+        self._sock.close()
+        if self._inode is not None and _inode(self.address) == self._inode:
+            os.unlink(self.address)
+
+    def _go(self) -> None:
+        if self._wanted and self._retry is None and not self._watcher.active:
+            self._watcher.start(self._on_acceptable)
+
+    def _on_acceptable(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                fd, address = self._sock._accept()  # type: ignore[attr-defined]
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._wait(error)
+                return
+            sock = RawSocket(
+                self._sock.family, self._sock.type, self._sock.proto, fileno=fd
+            )
+            sock.setblocking(False)
+            try:
+                self._on_connection(sock, address)
+            except Exception:
+                logger.exception("a new connection failed")
+                sock.close()
+            if not self._wanted:
+                return
+
+    def _wait(self, error: OSError) -> None:
+        """Accept again after a pause: the system is short of something."""
+        if error.errno not in EXHAUSTED:
+            logger.error("accept failed: %s", error)
+        else:
+            logger.warning("accepting pauses: %s", error.strerror)
+        self._watcher.stop()
+        self._retry = self._reactor.clock.call_later(EXHAUSTED_PAUSE, self._retry_now)
+
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._go()
+
+
+def _inode(address: Any) -> tuple[int, int] | None:
+    """Identify a Unix socket's file, so that only our own is ever removed."""
+    if not isinstance(address, str) or not address:
+        return None
+    try:
+        found = os.stat(address)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

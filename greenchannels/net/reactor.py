@@ -1,0 +1,106 @@
+"""
+What all connections of one hub share.
+
+A reactor holds the clock, the receive buffer, and the list of transports that
+have something to write at the end of the hub's turn. It also runs long work in
+slices, one a turn, so that I/O gets its turn between them: gevent runs
+callbacks that were added by callbacks in the same turn, so a slice that simply
+called ``run_callback`` again would starve the sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.hub import Hub
+
+from .clock import Clock
+
+if TYPE_CHECKING:
+    from .transport import Transport
+
+#: Size of the buffer that all sockets of a hub receive into, in bytes.
+RECEIVE_BUFFER = 256 * 1024
+
+#: Transports written in one turn, so that a large broadcast leaves gaps.
+WRITES_PER_TURN = 1024
+
+#: Seconds that slices may take of one turn.
+SLICE_TIME = 0.004
+
+logger = logging.getLogger("greenchannels.net")
+
+
+class Reactor:
+    """
+    The hub of this thread as connections use it.
+
+    Make one in the thread and process in which it is used; ``close`` it when
+    its connections have gone.
+    """
+
+    def __init__(self) -> None:
+        self.hub: Hub = gevent.get_hub()
+        self.loop: Any = self.hub.loop
+        self.clock = Clock(self.loop)
+        self.buffer = bytearray(RECEIVE_BUFFER)
+        self._dirty: deque[Transport] = deque()
+        self._slices: deque[Callable[[], object]] = deque()
+        self._timer: Any = None
+
+    def write_later(self, transport: Transport) -> None:
+        """Write ``transport`` at the end of the hub's turn."""
+        if not self._dirty:
+            self.loop.run_callback(self._write_dirty)
+        self._dirty.append(transport)
+
+    def next_turn(self, work: Callable[[], object]) -> None:
+        """Call ``work()`` in the hub after I/O has had a turn, first in first out."""
+        self._slices.append(work)
+        if self._timer is None:
+            self._timer = self.loop.timer(0)
+            self._timer.start(self._run_slices)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits to be written or to have its slice."""
+        return bool(self._dirty or self._slices)
+
+    def close(self) -> None:
+        """Stop the clock; what waits for its turn is dropped."""
+        self.clock.close()
+        self._dirty.clear()
+        self._slices.clear()
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _write_dirty(self) -> None:
+        dirty = self._dirty
+        for _ in range(min(WRITES_PER_TURN, len(dirty))):
+            transport = dirty.popleft()
+            transport.scheduled = False
+            transport.write_now()
+        if dirty:
+            self.next_turn(self._write_dirty)
+
+    def _run_slices(self) -> None:
+        self._timer.close()
+        self._timer = None
+        end = time.perf_counter() + SLICE_TIME
+        for _ in range(len(self._slices)):
+            work = self._slices.popleft()
+            try:
+                work()
+            except Exception:
+                logger.exception("a slice of work failed: %r", work)
+            if time.perf_counter() >= end:
+                break
+        if self._slices and self._timer is None:
+            self._timer = self.loop.timer(0)
+            self._timer.start(self._run_slices)

@@ -1,0 +1,495 @@
+"""
+A connected stream socket as the hub serves it.
+
+Reading: one persistent watcher; each time the socket is readable one ``recv``
+into the reactor's buffer, then the protocol is told. Writing: a queue of whole
+frames, written in one system call when the consumer waits, at the end of the
+hub's turn, or above ``OWN_BUFFER``. Frames of a broadcast are shared between
+the queues of its members and never copied.
+
+A transport whose socket fails only marks itself; a hub callback tears it down
+and tells the protocol, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket as stdlib_socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gevent import getcurrent
+
+from .clock import Alarm
+from .reactor import Reactor
+
+#: Frames given to one ``sendmsg`` (Linux takes 1024).
+MAX_VECTORS = 512
+
+#: Up to this many bytes are joined into one string before ``send``.
+MAX_JOINED = 64 * 1024
+
+#: Seconds that a closed connection is still read, for the peer to close.
+LINGER = 2.0
+
+logger = logging.getLogger("greenchannels.net")
+
+
+class SharedFrame(bytes):
+    """A frame that stands in the queues of many transports."""
+
+    __slots__ = ()
+
+
+class StreamProtocol(Protocol):
+    """
+    What a transport tells the protocol above it, always in the hub.
+
+    Any of these may be called while a consumer runs elsewhere; none may block.
+    """
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """Take the first ``size`` bytes of ``buffer``, which is then reused."""
+
+    def eof_received(self) -> None:
+        """The peer will send no more."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket has been closed; called once, last."""
+
+    def write_progress(self) -> None:
+        """Bytes that had to wait have been taken by the kernel."""
+
+
+class Transport:
+    """
+    One connected, non-blocking socket.
+
+    Args:
+        reactor: What the connections of this hub share.
+        sock: The raw, non-blocking socket; owned by the transport from now on.
+        write_timeout: Seconds in which the peer must take a byte, or ``None``.
+
+    Attributes:
+        own: Bytes in the queue that this connection's consumer sent.
+        shared: Bytes in the queue that groups sent.
+        scheduled: Whether somebody will call ``write_now`` in this turn.
+        blocked: Whether the kernel's buffer is full.
+        heard: Set by every byte received, and written after a wait.
+
+    """
+
+    __slots__ = (
+        "_closing",
+        "_drained",
+        "_failure",
+        "_offset",
+        "_progress_at",
+        "_reading",
+        "_recv_into",
+        "_send",
+        "_sock",
+        "_waiters",
+        "_watcher",
+        "_write_alarm",
+        "_write_watcher",
+        "blocked",
+        "closed",
+        "heard",
+        "own",
+        "protocol",
+        "queue",
+        "reactor",
+        "scheduled",
+        "shared",
+        "write_timeout",
+    )
+
+    def __init__(
+        self, reactor: Reactor, sock: Any, *, write_timeout: float | None = None
+    ) -> None:
+        self.reactor = reactor
+        self.protocol: StreamProtocol
+        self.write_timeout = write_timeout
+        self.queue: list[bytes] = []
+        self.own = 0
+        self.shared = 0
+        self.scheduled = False
+        self.blocked = False
+        self.heard = False
+        self.closed = False
+        self._sock = sock
+        self._recv_into: Callable[[bytearray], int] = sock.recv_into
+        self._send: Callable[[bytes], int] = sock.send
+        self._watcher: Any = reactor.loop.io(sock.fileno(), 1)
+        self._write_watcher: Any = None
+        self._write_alarm: Alarm | None = None
+        self._progress_at = 0.0
+        #: Bytes of the queue's first frame that the kernel has already.
+        self._offset = 0
+        #: Bytes written or dropped while blocked, ever; what ``flush`` counts by.
+        self._drained = 0
+        self._waiters: list[Any] | None = None
+        self._reading = False
+        self._closing = False
+        self._failure: Exception | None = None
+
+    # Reading.
+
+    def start(self, protocol: StreamProtocol) -> None:
+        """Give what is read to ``protocol`` from now on."""
+        self.protocol = protocol
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Read nothing more until ``resume_reading``; TCP pushes back."""
+        if self._reading:
+            self._reading = False
+            self._watcher.stop()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if not self._reading and not self.closed:
+            self._reading = True
+            self._watcher.start(self._on_readable)
+
+    @property
+    def reading(self) -> bool:
+        """Whether the peer's bytes are being read."""
+        return self._reading
+
+    def _on_readable(self) -> None:
+        buffer = self.reactor.buffer
+        try:
+            size = self._recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._tear_down(error)
+            return
+        self.heard = True
+        # What the consumer sends before it waits is written below, at once.
+        self.scheduled = True
+        try:
+            if size:
+                self.protocol.data_received(buffer, size)
+            else:
+                self.pause_reading()
+                self.protocol.eof_received()
+        except Exception as error:
+            logger.exception("%r failed in the hub", self.protocol)
+            self.fail(error)
+        self.scheduled = False
+        if self.queue:
+            self.write_now()
+
+    # Writing.
+
+    def write(self, frame: bytes) -> None:
+        """Queue a frame of this connection's own; never blocks."""
+        if self.closed or self._closing or self._failure is not None:
+            return
+        self.queue.append(frame)
+        self.own += len(frame)
+        if not self.scheduled:
+            self.scheduled = True
+            self.reactor.write_later(self)
+
+    def write_shared(self, frame: SharedFrame) -> None:
+        """Queue a frame of a broadcast; never blocks."""
+        if self.closed or self._closing or self._failure is not None:
+            return
+        self.queue.append(frame)
+        self.shared += len(frame)
+        if not self.scheduled:
+            self.scheduled = True
+            self.reactor.write_later(self)
+
+    def write_now(self) -> None:
+        """Give the kernel what it takes of the queue; never blocks or raises."""
+        queue = self.queue
+        if self.blocked or not queue or self.closed or self._failure is not None:
+            return
+        try:
+            if len(queue) == 1:
+                size = len(queue[0])
+                sent = self._send(queue[0])
+            elif (size := self.own + self.shared) <= MAX_JOINED:
+                sent = self._send(b"".join(queue))
+            else:
+                sent = self._sock.sendmsg(queue[:MAX_VECTORS])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self.fail(error)
+            return
+        if sent == size:
+            queue.clear()
+            self.own = self.shared = 0
+            if self._closing:
+                self._close_soon()
+        else:
+            self._wait_for_kernel(sent)
+
+    def flush(self) -> None:
+        """
+        Block until the kernel has taken all that is queued now.
+
+        Returns as well when the connection has ended.
+        """
+        self.write_now()
+        target = self._drained + self.own + self.shared - self._offset
+        while self.queue and self._drained < target and not self.closed:
+            self.wait_for_progress()
+
+    def drop_unsent(self) -> int:
+        """Drop the whole frames that wait; return how many. A half-sent one stays."""
+        kept = self.queue[:1] if self._offset else []
+        dropped = len(self.queue) - len(kept)
+        self.queue[:] = kept
+        waiting = self.own + self.shared
+        self._recount()
+        self._drained += waiting - self.own - self.shared
+        if not self.queue and self.blocked:
+            self._unblock()
+        self.wake_waiters()
+        return dropped
+
+    def _recount(self) -> None:
+        self.own = sum(len(f) for f in self.queue if type(f) is not SharedFrame)
+        self.shared = sum(len(f) for f in self.queue if type(f) is SharedFrame)
+
+    def _wait_for_kernel(self, sent: int) -> None:
+        """The kernel took only ``sent`` bytes: go on when the socket is writable."""
+        self._take_sent(sent)
+        if not self.blocked:
+            self.blocked = True
+            self._progress_at = time.monotonic()
+            self._write_watcher = self.reactor.loop.io(self._sock.fileno(), 2)
+            self._write_watcher.start(self._on_writable)
+            if self.write_timeout is not None:
+                self._write_alarm = self.reactor.clock.call_later(
+                    self.write_timeout, self._check_progress
+                )
+
+    def _take_sent(self, sent: int) -> None:
+        """Remove ``sent`` bytes from the head of the queue."""
+        self._drained += sent
+        sent += self._offset
+        done = 0
+        for frame in self.queue:
+            if len(frame) > sent:
+                break
+            sent -= len(frame)
+            done += 1
+            if type(frame) is SharedFrame:
+                self.shared -= len(frame)
+            else:
+                self.own -= len(frame)
+        del self.queue[:done]
+        self._offset = sent
+
+    def _on_writable(self) -> None:
+        queue: list[Any] = self.queue[:MAX_VECTORS]
+        if queue and self._offset:
+            queue[0] = memoryview(queue[0])[self._offset :]
+        try:
+            sent = self._sock.sendmsg(queue) if queue else 0
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._tear_down(error)
+            return
+        if sent:
+            self.heard = True
+            self._progress_at = time.monotonic()
+            self._take_sent(sent)
+        if not self.queue:
+            self._unblock()
+        self.wake_waiters()
+        if not self.closed:
+            self.protocol.write_progress()
+
+    def _unblock(self) -> None:
+        """Nothing waits for the kernel any more."""
+        self.blocked = False
+        self._offset = 0
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+            self._write_watcher = None
+        if self._write_alarm is not None:
+            self._write_alarm.cancel()
+            self._write_alarm = None
+        if self._closing:
+            self._close_soon()
+
+    def _check_progress(self) -> None:
+        """Cut a peer that has taken no byte for ``write_timeout``."""
+        assert self.write_timeout is not None
+        left = self._progress_at + self.write_timeout - time.monotonic()
+        if left > 0:
+            self._write_alarm = self.reactor.clock.call_later(
+                left, self._check_progress
+            )
+        else:
+            self._write_alarm = None
+            self.abort(TimeoutError("the peer took no byte in write_timeout"))
+
+    def wait_for_progress(self) -> None:
+        """Block until somebody calls ``wake_waiters``: bytes moved, or the end."""
+        waiter = getcurrent()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            self.reactor.hub.switch()
+        finally:
+            if self._waiters is not None:
+                self._waiters.remove(waiter)
+                if not self._waiters:
+                    self._waiters = None
+
+    def wake_waiters(self) -> None:
+        """Have every greenlet that waits for progress look again; never blocks."""
+        for waiter in self._waiters or ():
+            self.reactor.loop.run_callback(self._wake, waiter)
+
+    def _wake(self, waiter: Any) -> None:
+        if self._waiters is not None and waiter in self._waiters:
+            waiter.switch()
+
+    # The end.
+
+    def fail(self, error: Exception | None) -> None:
+        """Mark as failed; a hub callback closes the socket. Never blocks."""
+        if self._failure is None and not self.closed:
+            self._failure = error or ConnectionResetError()
+            self.reactor.loop.run_callback(self._tear_down, self._failure)
+
+    def close(self, *, linger: bool = False) -> None:
+        """
+        Close once the kernel has taken everything that is queued.
+
+        Args:
+            linger: Then half-close, and discard what the peer still sends for
+                up to ``LINGER`` seconds: closing with unread bytes would reset
+                the connection and could destroy what was written last.
+
+        """
+        if self._closing or self.closed:
+            return
+        self.write_now()
+        self._closing = True
+        if linger:
+            self.protocol = Lingering(self, self.protocol)
+            self.resume_reading()
+        if not self.queue:
+            self._close_soon()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close now; the peer gets a reset and what is queued is lost."""
+        if not self.closed:
+            linger = struct.pack("ii", 1, 0)
+            try:
+                self._sock.setsockopt(
+                    stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger
+                )
+            except OSError:
+                logger.debug("no linger on this socket", exc_info=True)
+            self.fail(error)
+
+    def shutdown(self) -> None:
+        """Tell the peer that nothing more comes (half close)."""
+        try:
+            self._sock.shutdown(stdlib_socket.SHUT_WR)
+        except OSError as error:
+            self.fail(error)
+
+    def _close_soon(self) -> None:
+        """Everything has been written: close, or half-close and linger."""
+        if isinstance(self.protocol, Lingering):
+            self.protocol.start()
+        else:
+            self.reactor.loop.run_callback(self._tear_down, None)
+
+    def _tear_down(self, error: Exception | None) -> None:
+        """Close the socket and tell the protocol. Hub callbacks only."""
+        if self.closed:
+            return
+        self.closed = True
+        self._reading = False
+        self._watcher.stop()
+        self._watcher.close()
+        self._closing = False
+        self._unblock()
+        self.queue.clear()
+        self.own = self.shared = 0
+        self.wake_waiters()
+        try:
+            self._sock.close()
+        except OSError:
+            logger.debug("closing a socket failed", exc_info=True)
+        self._recv_into = self._send = _closed
+        try:
+            self.protocol.connection_lost(error)
+        except Exception:
+            logger.exception("%r failed at its end", self.protocol)
+        self.protocol = _GONE
+
+
+class Lingering:
+    """Takes the protocol's place while a closing transport waits for the peer."""
+
+    def __init__(self, transport: Transport, protocol: StreamProtocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._alarm: Alarm | None = None
+
+    def start(self) -> None:
+        """Half-close, and close for good after ``LINGER`` seconds."""
+        if self._alarm is None:
+            clock = self._transport.reactor.clock
+            self._alarm = clock.call_later(LINGER, self.eof_received)
+            self._transport.shutdown()
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """Discard it."""
+
+    def eof_received(self) -> None:
+        """The peer has closed as well, or took too long."""
+        self._transport.fail(None)
+
+    def write_progress(self) -> None:
+        """Do nothing."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the protocol whose place this took."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._protocol.connection_lost(error)
+
+
+class _Gone:
+    """The protocol of a transport that has been closed."""
+
+    def data_received(self, buffer: bytearray, size: int) -> None:
+        """Nothing can come."""
+
+    def eof_received(self) -> None:
+        """Nothing can come."""
+
+    def write_progress(self) -> None:
+        """Nothing can go."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It was."""
+
+
+_GONE = _Gone()
+
+
+def _closed(_: object) -> int:
+    raise OSError("the transport is closed")

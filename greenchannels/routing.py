@@ -1,0 +1,443 @@
+"""
+Routes: which consumer takes a request, and the paths they match.
+
+A routing is a list of routes, tried in order. ``Router`` flattens includes,
+compiles patterns, and is itself a GSGI consumer. It sees neither bytes nor
+sockets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from .errors import ConfigurationError
+from .hosting.files import Folder
+from .hosting.views import ViewConsumer
+from .options import Limits
+from .security.origin import check_pattern
+from .sockets import EventSocket
+from .types import Consumer, Lifespan, Middleware, Receive, Scope, Send, SlowPolicy
+
+#: Converters of a pattern's fields: a regular expression and what it becomes.
+CONVERTERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "str": (r"[^/]+", str),
+    "int": (r"[0-9]{1,18}", int),
+    "float": (r"[0-9]{1,18}(?:\.[0-9]{1,18})?", float),
+    "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", UUID),
+    "path": (r".+", str),
+}
+
+_FIELD = re.compile(r"<(?:(?P<kind>[^<>:]*):)?(?P<name>[^<>:]*)>")
+
+
+class Pattern:
+    """
+    A path with fields: ``<name>``, ``<int:id>``, ``<path:rest>`` and so on.
+
+    Args:
+        text: The pattern; begins with "/" or is empty.
+        prefix: Whether more path may follow, from a "/" on.
+
+    Raises:
+        ConfigurationError: If it is not a pattern.
+
+    """
+
+    __slots__ = ("_convert", "_regex", "text")
+
+    def __init__(self, text: str, *, prefix: bool = False) -> None:
+        self.text = text
+        self._convert: dict[str, Callable[[str], Any]] = {}
+        regex, end = "", 0
+        for match in _FIELD.finditer(text):
+            regex += re.escape(text[end : match.start()]) + self._field(match)
+            end = match.end()
+        rest = text[end:]
+        if "<" in rest or ">" in rest:
+            raise ConfigurationError(f"a field is not closed in the path {text!r}")
+        regex += re.escape(rest)
+        if prefix:
+            regex = regex.removesuffix("/") + r"(?P<_rest>(?:/.*)?)"
+        self._regex = re.compile(regex, re.DOTALL)
+
+    def _field(self, match: re.Match[str]) -> str:
+        kind, name = match["kind"] or "str", match["name"]
+        if kind not in CONVERTERS:
+            known = ", ".join(CONVERTERS)
+            raise ConfigurationError(
+                f"unknown converter {kind!r} in the path {self.text!r}: known are {known}"
+            )
+        if not name.isidentifier() or name.startswith("_") or name in self._convert:
+            raise ConfigurationError(
+                f"{name!r} cannot name a field, or not twice, in {self.text!r}"
+            )
+        regex, self._convert[name] = CONVERTERS[kind]
+        return f"(?P<{name}>{regex})"
+
+    def match(self, path: str) -> tuple[dict[str, Any], str] | None:
+        """Return the fields, converted, and the rest of a prefix's path."""
+        found = self._regex.fullmatch(path)
+        if found is None:
+            return None
+        values = found.groupdict()
+        rest: str = values.pop("_rest", "")
+        return {name: self._convert[name](text) for name, text in values.items()}, rest
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """
+    One line of a routing. Made by ``websocket``, ``http`` and their like.
+
+    Attributes:
+        kind: "websocket", "http", "static" or "gsgi".
+        path: The pattern as written.
+        target: What the user gave: a function, a view, a folder, a consumer.
+        consumer: The target as a GSGI consumer, middleware included.
+        middleware: What stands around the target, outermost first.
+        methods: HTTP methods it takes; empty for all.
+
+    """
+
+    kind: str
+    path: str
+    target: Any
+    consumer: Consumer = field(repr=False)
+    middleware: tuple[Middleware, ...] = ()
+    methods: tuple[str, ...] = ()
+    slow: SlowPolicy = "close"
+    limits: Limits | None = None
+    origins: tuple[str, ...] | None = None
+    subprotocols: tuple[str, ...] = ()
+
+    @property
+    def direct(self) -> bool:
+        """Whether the target can be given the server's own socket."""
+        return self.kind == "websocket" and not self.middleware
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """A list of routes under a prefix."""
+
+    prefix: str
+    routes: tuple[Any, ...]
+    middleware: tuple[Middleware, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LifespanRoute:
+    """A context manager around a worker's life."""
+
+    enter: Lifespan
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A route that takes a request, and what its pattern found."""
+
+    route: Route
+    params: dict[str, Any]
+    #: Path behind a prefix.
+    rest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoMatch:
+    """Nothing takes the request: 404, or 405 with the methods that would."""
+
+    status: int = 404
+    allow: tuple[str, ...] = ()
+
+
+def websocket(
+    path: str,
+    function: Callable[..., Any],
+    *,
+    slow: SlowPolicy = "close",
+    limits: Limits | None = None,
+    origins: Iterable[str] | None = None,
+    subprotocols: Iterable[str] = (),
+    middleware: Iterable[Middleware] = (),
+) -> Route:
+    """
+    Serve WebSockets at ``path`` by ``function(socket, **fields)``.
+
+    Args:
+        path: A pattern, as "/chat/<room>".
+        function: A function that blocks; it runs in a greenlet of its own for
+            as long as the socket lives.
+        slow: What happens when more than ``limits.max_write_buffer`` bytes from
+            groups wait for a peer: ``"close"`` closes with 1013.
+        limits: Replaces the server's limits for these sockets.
+        origins: Patterns of allowed origins, beside the server's own; ``None``
+            allows the host asked for.
+        subprotocols: What the function speaks, best first.
+        middleware: Consumers around the function, outermost first.
+
+    Raises:
+        ConfigurationError: If something of this is wrong.
+
+    """
+    if not callable(function) or isinstance(function, type):
+        raise ConfigurationError(f"{path}: {function!r} is not a function")
+    if slow != "close":
+        raise ConfigurationError(f"{path}: no policy {slow!r}: known is 'close'")
+    if isinstance(subprotocols, str) or isinstance(origins, str):
+        raise ConfigurationError(f"{path}: subprotocols and origins are lists of str")
+    route = Route(
+        "websocket",
+        _checked(path),
+        function,
+        partial(run_function, function),
+        slow=slow,
+        limits=limits,
+        origins=None if origins is None else tuple(map(check_pattern, origins)),
+        subprotocols=tuple(subprotocols),
+    )
+    return _wrap(route, tuple(middleware))
+
+
+def http(
+    path: str,
+    view: Callable[..., Any],
+    *,
+    methods: Iterable[str] = ("GET", "HEAD"),
+) -> Route:
+    """
+    Serve HTTP requests at ``path`` by ``view(request, **fields)``.
+
+    The view gets a Werkzeug ``Request`` and may block. It returns whatever a
+    Flask view may: str, bytes, a dict or list as JSON, a tuple with status and
+    headers, a Werkzeug ``Response``, or an iterator of str or bytes.
+
+    Args:
+        path: A pattern.
+        view: The function.
+        methods: What it takes; others are answered with 405.
+
+    Raises:
+        ConfigurationError: If something of this is wrong.
+
+    """
+    if not callable(view):
+        raise ConfigurationError(f"{path}: {view!r} is not callable")
+    if isinstance(methods, str):
+        raise ConfigurationError(f"{path}: methods is a list, as ['GET', 'POST']")
+    names = tuple(name.upper() for name in methods)
+    return Route("http", _checked(path), view, ViewConsumer(view), methods=names)
+
+
+def static(path: str, folder: str) -> Route:
+    """
+    Serve the files of ``folder`` below ``path``; passes on what it has not.
+
+    Args:
+        path: A prefix; the rest of the path names the file. A folder's
+            ``index.html`` stands for the folder.
+        folder: A directory; nothing outside of it is served.
+
+    Raises:
+        ConfigurationError: If ``folder`` is no directory.
+
+    """
+    files = Folder(folder)
+    return Route("static", _checked(path), files, files, methods=("GET", "HEAD"))
+
+
+def gsgi(
+    path: str,
+    consumer: Consumer,
+    *,
+    middleware: Iterable[Middleware] = (),
+    origins: Iterable[str] | None = None,
+    limits: Limits | None = None,
+) -> Route:
+    """
+    Serve HTTP and WebSockets at ``path`` by ``consumer(scope, receive, send)``.
+
+    The consumer gets the lifespan scope as well; raising there means that it
+    does not support it. See ``docs/gsgi.md``.
+    """
+    if not callable(consumer):
+        raise ConfigurationError(f"{path}: {consumer!r} is not callable")
+    route = Route(
+        "gsgi",
+        _checked(path),
+        consumer,
+        consumer,
+        limits=limits,
+        origins=None if origins is None else tuple(map(check_pattern, origins)),
+    )
+    return _wrap(route, tuple(middleware))
+
+
+def include(
+    prefix: str, routes: Sequence[Any], middleware: Iterable[Middleware] = ()
+) -> Include:
+    """
+    Put ``routes`` under ``prefix``, with ``middleware`` around each of them.
+
+    Raises:
+        ConfigurationError: If ``routes`` is not a list of routes.
+
+    """
+    return Include(_checked(prefix, empty=True), tuple(routes), tuple(middleware))
+
+
+def lifespan(enter: Lifespan) -> LifespanRoute:
+    """
+    Enter the context manager ``enter()`` before a worker accepts.
+
+    It is left after the worker's drain. An exception on entering ends the
+    worker before it served anything.
+    """
+    if not callable(enter):
+        raise ConfigurationError(f"{enter!r} is not callable")
+    return LifespanRoute(enter)
+
+
+def run_function(
+    function: Callable[..., Any], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run a function consumer behind GSGI: directly if nothing stands between."""
+    if scope["type"] != "websocket":
+        raise ValueError(f"a function consumer cannot serve {scope['type']!r}")
+    extension = scope.get("extensions", {}).get("greenchannels")
+    socket = extension["socket"] if extension is not None else None
+    if socket is not None and socket.is_direct(receive, send):
+        socket.adopt(scope)
+    else:
+        socket = EventSocket(scope, receive, send)
+    function(socket, **socket.params)
+    socket.close()
+
+
+def _checked(path: str, *, empty: bool = False) -> str:
+    if not isinstance(path, str) or not (path.startswith("/") or (empty and not path)):
+        raise ConfigurationError(f"a path begins with '/', not {path!r}")
+    Pattern(path)
+    return path
+
+
+def _wrap(route: Route, middleware: tuple[Middleware, ...]) -> Route:
+    """Return ``route`` with ``middleware`` around it, outermost first."""
+    consumer = route.consumer
+    for each in reversed(middleware):
+        if not callable(each):
+            raise ConfigurationError(f"{route.path}: {each!r} is no middleware")
+        consumer = each(consumer)
+    return replace(route, consumer=consumer, middleware=middleware + route.middleware)
+
+
+class Router:
+    """
+    A GSGI consumer that gives each request to the first route that takes it.
+
+    Args:
+        routes: What ``websocket``, ``http``, ``include`` and their like return;
+            or one GSGI consumer for everything.
+
+    Raises:
+        ConfigurationError: If ``routes`` is not a routing.
+
+    """
+
+    def __init__(self, routes: Any) -> None:
+        self.routes: list[Route] = []
+        self.lifespans: list[LifespanRoute] = []
+        self._patterns: list[Pattern] = []
+        if callable(routes):
+            routes = [gsgi("/<path:_all>".replace("_all", "all"), routes)]
+            self._catch_all = True
+        else:
+            self._catch_all = False
+        if not isinstance(routes, list | tuple):
+            raise ConfigurationError(
+                f"a routing is a list of routes, not {type(routes).__name__}"
+            )
+        self._add(routes, "", ())
+
+    def _add(
+        self, routes: Iterable[Any], prefix: str, middleware: tuple[Middleware, ...]
+    ) -> None:
+        for route in routes:
+            if isinstance(route, Include):
+                self._add(
+                    route.routes,
+                    prefix.removesuffix("/") + route.prefix,
+                    middleware + route.middleware,
+                )
+            elif isinstance(route, Route):
+                whole = prefix.removesuffix("/") + route.path
+                is_prefix = route.kind == "static"
+                self._patterns.append(Pattern(whole, prefix=is_prefix))
+                self.routes.append(_wrap(replace(route, path=whole), middleware))
+            elif isinstance(route, LifespanRoute):
+                self.lifespans.append(route)
+            else:
+                raise ConfigurationError(f"not a route: {route!r}")
+
+    def find(self, kind: str, method: str, path: str) -> Match | NoMatch:
+        """
+        Return the first route that takes the request.
+
+        Args:
+            kind: "http" or "websocket".
+            method: Of the request; ignored for "websocket".
+            path: Percent-decoded.
+
+        """
+        if self._catch_all:
+            return Match(self.routes[0], {})
+        allow: list[str] = []
+        for route, pattern in zip(self.routes, self._patterns, strict=True):
+            if route.kind not in (kind, "gsgi", "static") or (
+                route.kind == "static" and kind != "http"
+            ):
+                continue
+            found = pattern.match(path)
+            if found is None:
+                continue
+            params, rest = found
+            if route.kind == "static" and route.target.find(rest) is None:
+                continue
+            if kind == "http" and route.methods and method not in route.methods:
+                allow += (name for name in route.methods if name not in allow)
+                continue
+            return Match(route, params, rest)
+        return NoMatch(405, tuple(allow)) if allow else NoMatch()
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] not in ("http", "websocket"):
+            raise ValueError(f"a routing cannot serve {scope['type']!r}")
+        match = self.find(scope["type"], scope.get("method", "GET"), scope["path"])
+        if isinstance(match, NoMatch):
+            refuse(scope, send, match)
+        else:
+            match.route.consumer(scope_of(scope, match), receive, send)
+
+
+def scope_of(scope: Scope, match: Match) -> Scope:
+    """Return ``scope`` with what the route's pattern found."""
+    url_route = {"args": (), "kwargs": match.params}
+    if match.route.kind == "static":
+        url_route["kwargs"] = {"path": match.rest}
+    return {**scope, "url_route": url_route}
+
+
+def refuse(scope: Scope, send: Send, no: NoMatch) -> None:
+    """Answer a request that nothing takes."""
+    text = b"Not Found\n" if no.status == 404 else b"Method Not Allowed\n"
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    if no.allow:
+        headers.append((b"allow", ", ".join(no.allow).encode()))
+    kind = "http" if scope["type"] == "http" else "websocket.http"
+    send({"type": f"{kind}.response.start", "status": no.status, "headers": headers})
+    send({"type": f"{kind}.response.body", "body": text})

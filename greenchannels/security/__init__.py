@@ -1,0 +1,1 @@
+"""Who may connect: checks of origins and hosts."""

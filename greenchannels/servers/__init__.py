@@ -1,0 +1,1 @@
+"""One file a protocol: joins wire, net and an application."""

@@ -1,0 +1,336 @@
+"""
+The server: connections, consumers, and the order of starting and stopping.
+
+It owns the reactor, the layer and the listeners; it gives each connection an
+HTTP protocol, each handshake a socket, and each request a greenlet in a copy of
+its own context. Its drain is in ``drain.py``, its lifespan in ``lifespan.py``.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from _socket import socket as RawSocket
+from collections.abc import Callable
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+import gevent
+from gevent import Greenlet
+
+from ..errors import ConnectionEnded, RemoteProtocolError
+from ..layers.layer import Layer
+from ..layers.registry import CURRENT, make_layer, start_layer, stop_layer
+from ..net.listener import Listener
+from ..net.reactor import Reactor
+from ..net.transport import Transport
+from ..options import ServerOptions, check_options
+from ..routing import Match, NoMatch, Route, Router, refuse, scope_of
+from ..security.origin import check_pattern, origin_allowed
+from ..types import Scope
+from ..wire.handshake import read_handshake
+from ..wire.http1 import Request
+from .access import AccessLog
+from .exchange import Exchange
+from .http import HTTPConnection, plain_response
+from .lifespan import LifespanRunner
+from .proxies import TrustedProxies
+from .scopes import http_scope, websocket_scope
+from .websocket import Endpoint, Opening, ServerSocket
+
+logger = logging.getLogger("greenchannels.server")
+
+
+class Server:
+    """
+    Serve a routing on the hub of this thread.
+
+    ``start`` it, give it connections by ``listen`` or ``connect``, and ``stop``
+    it. Works in patched and unpatched processes.
+
+    Args:
+        routing: A list of routes, a ``Router``, or one GSGI consumer.
+        options: Limits, timeouts, trust.
+        layer: The groups and channels; by default a memory layer of its own.
+        access_log: Where requests are noted; by default nowhere.
+
+    Raises:
+        ConfigurationError: If routing or options are wrong.
+
+    """
+
+    def __init__(
+        self,
+        routing: Any,
+        *,
+        options: ServerOptions | None = None,
+        layer: Layer | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.options = check_options(options or ServerOptions())
+        self.router = routing if isinstance(routing, Router) else Router(routing)
+        self.layer = layer if layer is not None else make_layer("memory://")
+        self.access_log = access_log or AccessLog()
+        self.reactor: Reactor
+        self.listeners: list[Listener] = []
+        #: Every connection, with the protocol that serves it.
+        self.connections: dict[Transport, HTTPConnection | ServerSocket] = {}
+        self.sockets: set[ServerSocket] = set()
+        self.draining = False
+        self._proxies = TrustedProxies(self.options.proxies)
+        self._origins = tuple(map(check_pattern, self.options.origins))
+        self._endpoints: dict[int, Endpoint] = {}
+        self._lifespan = LifespanRunner(self.router)
+        self._context = contextvars.Context()
+        self._consumers: set[Greenlet[..., Any]] = set()
+        self._date = (0, b"")
+
+    # Starting and stopping.
+
+    def start(self) -> None:
+        """
+        Start the layer and enter the routing's lifespans; blocks while they do.
+
+        Raises:
+            Exception: Whatever a lifespan raised; nothing is left started.
+
+        """
+        self.reactor = Reactor()
+        start_layer(self.layer, self.reactor)
+        self._context.run(CURRENT.set, self.layer)
+        try:
+            self._lifespan.start(self._context)
+        except BaseException:
+            stop_layer(self.layer)
+            self.reactor.close()
+            raise
+
+    def listen(self, sock: RawSocket) -> Listener:
+        """Accept connections of a listening, non-blocking raw socket."""
+        listener = Listener(self.reactor, sock, self.connect)
+        self.listeners.append(listener)
+        listener.start()
+        return listener
+
+    def connect(self, sock: Any, address: Any) -> None:
+        """Serve a connected, non-blocking raw socket. Called in the hub."""
+        transport = Transport(
+            self.reactor, sock, write_timeout=self.options.timeouts.write_timeout
+        )
+        client = address if isinstance(address, tuple) else None
+        connection = HTTPConnection(self, transport, client)
+        self.connections[transport] = connection
+        limit = self.options.max_connections
+        if limit is not None and len(self.connections) >= limit:
+            self._pause_accepting()
+        transport.start(connection)
+
+    def _pause_accepting(self) -> None:
+        logger.warning("accepting pauses: %d connections", len(self.connections))
+        for listener in self.listeners:
+            listener.pause()
+
+    def connection_gone(self, transport: Transport) -> None:
+        """A transport has closed its socket. Called in the hub."""
+        limit = self.options.max_connections
+        was_full = limit is not None and len(self.connections) >= limit
+        self.connections.pop(transport, None)
+        if was_full and not self.draining:
+            for listener in self.listeners:
+                listener.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """
+        Drain: stop accepting, let requests and sockets end, then end them.
+
+        Blocks until all has ended, at most ``timeout`` seconds plus what
+        lifespans take to leave.
+
+        Args:
+            timeout: Seconds; by default ``options.drain``.
+
+        """
+        from .drain import Drain
+
+        Drain(self, self.options.drain if timeout is None else timeout).run()
+        self.close()
+
+    def close(self) -> None:
+        """End what is left at once, and leave the lifespans. Blocks for them."""
+        self.draining = True
+        for listener in self.listeners:
+            listener.close()
+        for transport in tuple(self.connections):
+            transport.abort()
+        gevent.killall(list(self._consumers), timeout=1.0)
+        gevent.sleep(0)
+        try:
+            self._lifespan.stop()
+        finally:
+            stop_layer(self.layer)
+            self.reactor.close()
+
+    @property
+    def consumers(self) -> frozenset[Greenlet[..., Any]]:
+        """The greenlets that run consumers now."""
+        return frozenset(self._consumers)
+
+    # Consumers.
+
+    def spawn(self, function: Callable[..., Any], *args: Any) -> Greenlet[..., Any]:
+        """Return a greenlet, not started, in a copy of the server's context."""
+        greenlet: Greenlet[..., Any] = Greenlet(function, *args)
+        greenlet.gr_context = self._context.copy()
+        self._consumers.add(greenlet)
+        greenlet.rawlink(self._consumers.discard)
+        return greenlet
+
+    def serve_http(self, request: Request, exchange: Exchange) -> None:
+        """Run the consumer of one HTTP request, in its greenlet."""
+        client = exchange.client
+        scope = http_scope(request, self._proxies.peer(client, request.headers))
+        self._lifespan.add_state(scope)
+        match = self.router.find("http", request.method, request.path)
+        if isinstance(match, NoMatch):
+            refuse(scope, exchange.send, match)
+        else:
+            consumer = match.route.consumer
+            consumer(scope_of(scope, match), exchange.receive, exchange.send)
+
+    def open_websocket(
+        self, transport: Transport, request: Request, trailing: bytes, client: Any
+    ) -> None:
+        """Start serving a handshake, or refuse it. Called in the hub."""
+        try:
+            handshake = read_handshake(request)
+        except RemoteProtocolError as error:
+            self._refuse(transport, request, client, error.hint, str(error))
+            return
+        match = self.router.find("websocket", "GET", request.path)
+        if isinstance(match, NoMatch):
+            self._refuse(transport, request, client, 404)
+        elif not self._origin_allowed(request, match.route, client):
+            self._refuse(transport, request, client, 403)
+        elif self.draining:
+            self._refuse(transport, request, client, 503)
+        else:
+            socket = ServerSocket(
+                self,
+                transport,
+                Opening(request, handshake, trailing),
+                self._endpoint(match.route),
+                match.params,
+                client,
+            )
+            self._run_websocket(socket, match)
+
+    def _run_websocket(self, socket: ServerSocket, match: Match) -> None:
+        self.connections[socket.transport] = socket
+        self.sockets.add(socket)
+        socket.transport.start(socket)
+        greenlet = self.spawn(self._consume, socket, match)
+        greenlet.name = f"consumer of {socket.path}"
+        socket.run_started(greenlet)
+        greenlet.start()
+
+    def _consume(self, socket: ServerSocket, match: Match) -> None:
+        """Run a socket's consumer, and end the socket as its end says."""
+        failed = False
+        try:
+            if match.route.direct:
+                match.route.target(socket, **socket.params)
+            else:
+                scope = scope_of(socket.scope, match)
+                match.route.consumer(scope, socket.gsgi_receive, socket.gsgi_send)
+        except ConnectionEnded as error:
+            failed = error.source is not socket
+            if failed:
+                logger.exception("%s: the consumer failed", socket.path)
+        except (Exception, gevent.Timeout, SystemExit):
+            failed = True
+            logger.exception("%s: the consumer failed", socket.path)
+        finally:
+            socket.run_ended()
+            if failed:
+                socket.fail()
+            else:
+                socket.finish()
+
+    def _endpoint(self, route: Route) -> Endpoint:
+        found = self._endpoints.get(id(route))
+        if found is None:
+            limits = route.limits or self.options.limits
+            found = self._endpoints[id(route)] = Endpoint.make(
+                route.path, limits, self.options.timeouts, route.subprotocols
+            )
+        return found
+
+    def _origin_allowed(self, request: Request, route: Route, client: Any) -> bool:
+        """Apply the Origin rule, and log whom it refuses."""
+        origin = next((v for n, v in request.headers if n == b"origin"), None)
+        if origin is None:
+            return True
+        host = self._proxies.peer(client, request.headers).host
+        text = origin.decode("latin-1")
+        patterns = self._origins + (route.origins or ())
+        if origin_allowed(text, host=host, patterns=patterns):
+            return True
+        logger.warning(
+            "%s: refused with 403: the page is of origin %r and asked for host %r;"
+            " --origin allows others",
+            request.path,
+            text,
+            host,
+        )
+        return False
+
+    def _refuse(
+        self,
+        transport: Transport,
+        request: Request,
+        client: Any,
+        status: int,
+        reason: str = "",
+    ) -> None:
+        headers = [(b"sec-websocket-version", b"13")] if status == 426 else []
+        if status == 405:
+            headers.append((b"allow", b"GET"))
+        body = f"{reason}\n".encode() if reason else b""
+        self.access_log.reject(client, request.path, status)
+        transport.write(self.refusal(status, headers, body))
+        transport.close(linger=True)
+
+    # What connections ask for.
+
+    def refusal(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> bytes:
+        """Return a whole response that ends its connection."""
+        return plain_response(status, headers, body, self.http_date())
+
+    def http_date(self) -> bytes:
+        """Return the time as HTTP has it (RFC 9110, section 5.6.7)."""
+        second = int(time())
+        if second != self._date[0]:
+            self._date = (second, formatdate(second, usegmt=True).encode())
+        return self._date[1]
+
+    def websocket_scope(self, head: bytes, client: Any, socket: ServerSocket) -> Scope:
+        """Return the scope of a socket, from its request's head."""
+        scope = websocket_scope(head, lambda h: self._proxies.peer(client, h), socket)
+        self._lifespan.add_state(scope)
+        return scope
+
+    def peer_address(self, client: Any, request: Request) -> tuple[str, int] | None:
+        """Return the peer's address for the log, through trusted proxies."""
+        return self._proxies.peer(client, request.headers).client
+
+    def socket_opened(self, socket: ServerSocket) -> None:
+        """A handshake has been accepted."""
+        self.access_log.connect(socket.log_client, socket.path)
+
+    def socket_ended(self, socket: ServerSocket) -> None:
+        """A socket has ended for its consumer."""
+        self.sockets.discard(socket)
+        socket.log_end(self.access_log)

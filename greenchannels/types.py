@@ -1,0 +1,38 @@
+"""
+Names for the types that everybody uses: GSGI's callables and the events.
+
+GSGI is specified in ``docs/gsgi.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeAlias
+
+#: What a request is about: a dict as in ASGI 3 (www 2.5, lifespan).
+Scope: TypeAlias = MutableMapping[str, Any]
+
+#: What happens: a dict with "type".
+Event: TypeAlias = MutableMapping[str, Any]
+
+#: Return the next event; blocks the greenlet.
+Receive: TypeAlias = Callable[[], Event]
+
+#: Send an event; may block the greenlet.
+Send: TypeAlias = Callable[[Event], None]
+
+#: The one interface: consumers, routers, middleware and hosted apps are it.
+Consumer: TypeAlias = Callable[[Scope, Receive, Send], None]
+
+#: A consumer around a consumer.
+Middleware: TypeAlias = Callable[[Consumer], Consumer]
+
+#: Entered in each worker before it accepts, left after its drain.
+Lifespan: TypeAlias = Callable[[], AbstractContextManager[Any]]
+
+#: What WebSockets carry.
+Data: TypeAlias = str | bytes
+
+#: What happens to a member that reads too slowly.
+SlowPolicy: TypeAlias = Literal["close", "drop", "latest"]

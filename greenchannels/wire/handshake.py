@@ -1,0 +1,151 @@
+"""
+The opening handshake of WebSockets, in the server's role (RFC 6455, section 4).
+
+Checks a request that ``http1.py`` has read, and makes the answer that accepts it.
+Refusing is an ordinary HTTP response; Origin is policy: neither is done here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+
+from ..errors import LocalProtocolError, RemoteProtocolError
+from .grammar import TOKEN, Headers, read_list
+from .http1 import Request, encode_head
+
+#: The version of the protocol (section 4.1), to be named in a 426 as well.
+VERSION = b"13"
+
+#: Appended to the key (section 1.3).
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+#: What the answer says by itself, or must not say (RFC 9110, section 8.6).
+_RESERVED = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-protocol",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """
+    What a client asks for.
+
+    Attributes:
+        key: The value of ``Sec-WebSocket-Key``.
+        subprotocols: What it offers to speak, in its order of preference.
+
+    """
+
+    key: bytes
+    subprotocols: tuple[str, ...]
+
+
+def accept_key(key: bytes) -> bytes:
+    """Return the answer to a ``Sec-WebSocket-Key`` (section 4.2.2, step 5.4)."""
+    digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest)
+
+
+def read_handshake(request: Request) -> Handshake:
+    """
+    Return what the client asks for (section 4.2.1).
+
+    Duplicates among the subprotocols, which section 4.1 forbids, are accepted.
+
+    Raises:
+        RemoteProtocolError: If the request is not a handshake. The hint is the
+            status to answer: 405 for another method than GET, 426 for another
+            version (the answer then names ours), else 400.
+
+    """
+    headers = request.headers
+    if request.method != "GET":
+        raise RemoteProtocolError("a handshake's method is GET", 405)
+    if request.http_version != "1.1":
+        raise RemoteProtocolError("a handshake needs HTTP/1.1", 400)
+    _check_token(headers, b"connection", b"upgrade")
+    _check_token(headers, b"upgrade", b"websocket")
+    if _values(headers, b"sec-websocket-version") != [VERSION]:
+        raise RemoteProtocolError("the WebSocket version is 13", 426)
+    if request.content_length or request.chunked:
+        raise RemoteProtocolError("a handshake has no body", 400)
+    return Handshake(_read_key(headers), _read_subprotocols(headers))
+
+
+def encode_accept(
+    key: bytes, subprotocol: str | None = None, headers: Headers = ()
+) -> bytes:
+    """
+    Return the response that accepts a handshake (section 4.2.2).
+
+    Args:
+        key: The client's key.
+        subprotocol: What will be spoken; the caller has checked that the client
+            offers it.
+        headers: More headers.
+
+    Raises:
+        LocalProtocolError: If the subprotocol is not a token, a header is
+            malformed, or it is one that the handshake itself sets.
+
+    """
+    fields = [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", accept_key(key)),
+    ]
+    if subprotocol is not None:
+        value = subprotocol.encode("ascii", "replace")
+        if not TOKEN.fullmatch(value):
+            raise LocalProtocolError("the subprotocol is not a token", 500)
+        fields.append((b"Sec-WebSocket-Protocol", value))
+    for name, value in headers:
+        if name.lower() in _RESERVED:
+            text = name.decode("latin-1")
+            raise LocalProtocolError(f"{text} is not for accept()", 500)
+        fields.append((name, value))
+    return encode_head(101, fields)
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
+    return [value for each, value in headers if each == name]
+
+
+def _check_token(headers: Headers, name: bytes, token: bytes) -> None:
+    """Check that a list field has an element, in any case."""
+    if token not in [each.lower() for each in read_list(headers, name)]:
+        text = f"{name.decode().capitalize()} does not contain {token.decode()}"
+        raise RemoteProtocolError(text, 400)
+
+
+def _read_key(headers: Headers) -> bytes:
+    """Return the key: there is one, of 16 bytes in base64 (section 4.1)."""
+    keys = _values(headers, b"sec-websocket-key")
+    if len(keys) != 1:
+        raise RemoteProtocolError("a handshake has one Sec-WebSocket-Key", 400)
+    try:
+        nonce = base64.b64decode(keys[0], validate=True)
+    except binascii.Error:
+        nonce = b""
+    if len(nonce) != 16:
+        raise RemoteProtocolError("Sec-WebSocket-Key is not 16 bytes", 400)
+    return keys[0]
+
+
+def _read_subprotocols(headers: Headers) -> tuple[str, ...]:
+    """Return the offered subprotocols, which are tokens (section 4.1)."""
+    names = read_list(headers, b"sec-websocket-protocol")
+    if not all(map(TOKEN.fullmatch, names)):
+        raise RemoteProtocolError("a subprotocol is not a token", 400)
+    return tuple(name.decode() for name in names)

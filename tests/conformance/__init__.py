@@ -1,0 +1,1 @@
+"""Autobahn's fuzzing client against our server: ``python -m tests.conformance``."""
