@@ -121,6 +121,7 @@ static void read_options(int argc, char **argv) {
     if (opt.window < 1 || opt.window > MAX_WINDOW) die("--window: 1 to 64");
     if (opt.size < STAMP || opt.size > 1 << 20) die("--size: 16 bytes to 1 MiB");
     if (opt.sources < 1 || opt.sources > 200) die("--sources: 1 to 200");
+    if (opt.seconds <= 0) die("--seconds: more than 0");
     if (opt.connections < 1) die("--connections: at least 1");
     if (!opt.refill) opt.refill = opt.window;
 }
@@ -513,7 +514,7 @@ static void open_all(int n) {
 
 /* Measure, then wait for what is under way: a lost message must not go unseen. */
 static void measure(bool (*all_back)(void)) {
-    run(NULL, opt.warmup);
+    if (opt.warmup > 0) run(NULL, opt.warmup);
     begin_window();
     run(counted, opt.count ? 0 : opt.seconds);
     end_window();

@@ -17,7 +17,7 @@ from time import time
 from typing import Any
 
 import gevent
-from gevent import Greenlet
+from gevent import Greenlet, getcurrent
 
 from ..errors import ConnectionEnded, RemoteProtocolError
 from ..layers.layer import Layer
@@ -174,6 +174,8 @@ class Server:
     @property
     def consumers(self) -> frozenset[Greenlet[..., Any]]:
         """The greenlets that run consumers now."""
+        # One that was killed before it began never said that it ended.
+        self._consumers = {each for each in self._consumers if not each.dead}
         return frozenset(self._consumers)
 
     # Consumers.
@@ -183,11 +185,16 @@ class Server:
         greenlet: Greenlet[..., Any] = Greenlet(function, *args)
         greenlet.gr_context = self._context.copy()
         self._consumers.add(greenlet)
-        greenlet.rawlink(self._consumers.discard)
         return greenlet
 
     def serve_http(self, request: Request, exchange: Exchange) -> None:
         """Run the consumer of one HTTP request, in its greenlet."""
+        try:
+            self._serve_http(request, exchange)
+        finally:
+            self._consumers.discard(getcurrent())
+
+    def _serve_http(self, request: Request, exchange: Exchange) -> None:
         client = exchange.client
         scope = http_scope(request, self._proxies.peer(client, request.headers))
         self._lifespan.add_state(scope)
@@ -236,19 +243,19 @@ class Server:
 
     def _consume(self, socket: ServerSocket, match: Match) -> None:
         """Run a socket's consumer, and end the socket as its end says."""
-        failed = False
+        failed = True
         try:
             if match.route.direct:
                 match.route.target(socket, **socket.params)
             else:
                 scope = scope_of(socket.scope, match)
                 match.route.consumer(scope, socket.gsgi_receive, socket.gsgi_send)
+            failed = False
         except ConnectionEnded as error:
             failed = error.source is not socket
             if failed:
                 logger.exception("%s: the consumer failed", socket.path)
         except (Exception, gevent.Timeout, SystemExit):
-            failed = True
             logger.exception("%s: the consumer failed", socket.path)
         finally:
             socket.run_ended()
@@ -256,6 +263,7 @@ class Server:
                 socket.fail()
             else:
                 socket.finish()
+            self._consumers.discard(getcurrent())
 
     def _endpoint(self, route: Route) -> Endpoint:
         found = self._endpoints.get(id(route))
@@ -268,8 +276,13 @@ class Server:
 
     def _origin_allowed(self, request: Request, route: Route, client: Any) -> bool:
         """Apply the Origin rule, and log whom it refuses."""
-        origin = next((v for n, v in request.headers if n == b"origin"), None)
-        if origin is None:
+        origin, host_field = None, b""
+        for name, value in request.headers:
+            if name == b"origin":
+                origin = value
+            elif name == b"host":
+                host_field = value
+        if origin is None or origin == b"http://%b" % host_field:
             return True
         host = self._proxies.peer(client, request.headers).host
         text = origin.decode("latin-1")

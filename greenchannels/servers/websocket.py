@@ -42,7 +42,7 @@ from ..sockets import (
     epoch_seconds,
 )
 from ..types import Data, Event, Receive, Scope, Send
-from ..wire.frames import encode
+from ..wire.frames import CLOSE, encode
 from ..wire.handshake import Handshake, encode_accept
 from ..wire.websocket import CloseReceived, Failed, Pong, State, WebSocketProtocol
 
@@ -457,10 +457,16 @@ class ServerSocket(WebSocket):
                 received = self._inbox_bytes = wire.decoded_bytes
                 if count >= endpoint.max_inbox or received >= endpoint.max_inbox_bytes:
                     self._pause_input()
+        ending = False
         if wire.controls is not None or wire.error is not None:
-            self._take_controls()
-        if self._waiter is not None and (self._inbox or self._error is not None):
+            ending = wire.error is not None or wire.controls[-1][0] == CLOSE
+            if not ending:
+                self._take_controls()
+        if self._waiter is not None and self._inbox:
             self._waiter.switch()
+        if ending:
+            # After the consumer, which may have answered what came before.
+            self._take_controls()
 
     def _append(self, buffer: bytearray, size: int) -> None:
         """Decode behind what still waits in the inbox."""
@@ -497,7 +503,7 @@ class ServerSocket(WebSocket):
         messages.reverse()
         self._inbox[:0] = messages
         if wire.controls is not None or wire.error is not None:
-            self._take_controls()
+            self._take_controls_after(messages)
         if (
             len(messages) >= endpoint.max_inbox
             or wire.decoded_bytes >= endpoint.max_inbox_bytes
@@ -505,6 +511,13 @@ class ServerSocket(WebSocket):
             self._input_paused = True
         else:
             self._transport.resume_reading()
+
+    def _take_controls_after(self, messages: list[Any]) -> None:
+        """Let the consumer have the messages that came before, if there are any."""
+        if messages:
+            self._server.reactor.loop.run_callback(self._take_controls)
+        else:
+            self._take_controls()
 
     def _take_controls(self) -> None:
         """Answer pings and closes; notice pongs and broken rules."""

@@ -160,6 +160,19 @@ def _header(start: int, size: int, *, masked: bool = False) -> bytes:
     return bytes((start, bit | 127)) + size.to_bytes(8, "big")
 
 
+def _check_text(
+    validator: codecs.IncrementalDecoder, data: bytes, complete: bool
+) -> None:
+    """Check the next bytes of a text; whether they are wrong is said at once."""
+    try:
+        validator.decode(data, complete)
+    except UnicodeDecodeError:
+        raise RemoteProtocolError(_BAD_TEXT, INVALID_TEXT) from None
+    # Python waits for the third byte of a surrogate, in case they are allowed.
+    if b"\xed\xa0" <= validator.getstate()[0] < b"\xee":
+        raise RemoteProtocolError(_BAD_TEXT, INVALID_TEXT)
+
+
 class PureFrameDecoder:
     """
     Turn bytes, however they are cut, into messages and control frames.
@@ -391,10 +404,7 @@ class PureFrameDecoder:
         self._message += data
         complete = self._fin and not self._in_frame
         if self._validator is not None:
-            try:
-                self._validator.decode(data, complete)
-            except UnicodeDecodeError:
-                raise RemoteProtocolError(_BAD_TEXT, INVALID_TEXT) from None
+            _check_text(self._validator, data, complete)
         if complete:
             self.decoded_bytes += len(self._message)
             messages.append(self._take_message())

@@ -42,17 +42,16 @@ def check_headers(headers: list[tuple[bytes, bytes]]) -> None:
         raise LocalProtocolError("a header's value has control characters", 500)
 
 
-def read_list(headers: Headers, name: bytes) -> list[bytes]:
+def read_list(values: Iterable[bytes]) -> list[bytes]:
     """
-    Return the elements of a comma-separated field, all its lines together.
+    Return the elements of a comma-separated field.
 
     Empty elements are left out (section 5.6.1.2). Not for fields whose elements
     may hold quoted commas.
 
     Args:
-        headers: The fields; names in lower case.
-        name: The field's name, in lower case.
+        values: The values of all its lines.
 
     """
-    values = b",".join([value for each, value in headers if each == name])
-    return [e for e in (each.strip(b" \t") for each in values.split(b",")) if e]
+    elements = [each.strip(b" \t") for each in b",".join(values).split(b",")]
+    return [each for each in elements if each]

@@ -124,7 +124,7 @@ def _values(headers: Headers, name: bytes) -> list[bytes]:
 
 def _check_token(headers: Headers, name: bytes, token: bytes) -> None:
     """Check that a list field has an element, in any case."""
-    if token not in [each.lower() for each in read_list(headers, name)]:
+    if token not in [each.lower() for each in read_list(_values(headers, name))]:
         text = f"{name.decode().capitalize()} does not contain {token.decode()}"
         raise RemoteProtocolError(text, 400)
 
@@ -145,7 +145,7 @@ def _read_key(headers: Headers) -> bytes:
 
 def _read_subprotocols(headers: Headers) -> tuple[str, ...]:
     """Return the offered subprotocols, which are tokens (section 4.1)."""
-    names = read_list(headers, b"sec-websocket-protocol")
+    names = read_list(_values(headers, b"sec-websocket-protocol"))
     if not all(map(TOKEN.fullmatch, names)):
         raise RemoteProtocolError("a subprotocol is not a token", 400)
     return tuple(name.decode() for name in names)

@@ -109,14 +109,13 @@ def read_request(head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
     if method == b"CONNECT":
         raise RemoteProtocolError("CONNECT is not supported", 501)
     is_1_1 = protocol.endswith(b"1")
-    special = [pair for pair in headers if pair[0] in _SPECIAL]
+    special = _select(headers)
     _check_host(special, required=is_1_1)
     authority, raw_path, query_string = _read_target(method, target)
     if authority is not None:
         headers = _replace_host(headers, authority)
     content_length, chunked = _read_framing(special, is_1_1)
-    tokens = [each.lower() for each in read_list(special, b"connection")]
-    has_body = chunked or bool(content_length)
+    connection = _read_tokens(special, b"connection")
     return Request(
         method=method.decode(),
         target=target,
@@ -126,11 +125,13 @@ def read_request(head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
         http_version="1.1" if is_1_1 else "1.0",
         headers=headers,
         head=head,
-        keep_alive=b"close" not in tokens and (is_1_1 or b"keep-alive" in tokens),
-        upgrade=is_1_1 and b"upgrade" in tokens and _wants_websocket(special),
+        keep_alive=_keeps_alive(connection, is_1_1),
+        upgrade=is_1_1 and b"upgrade" in connection and _wants_websocket(special),
         content_length=content_length,
         chunked=chunked,
-        expects_continue=is_1_1 and has_body and _expects_continue(special),
+        expects_continue=is_1_1
+        and (chunked or bool(content_length))
+        and _expects_continue(special),
     )
 
 
@@ -148,9 +149,24 @@ def parse_headers(head: bytes) -> list[tuple[bytes, bytes]]:
     return headers if match is None else _replace_host(headers, match[1])
 
 
-def _check_host(special: list[tuple[bytes, bytes]], *, required: bool) -> None:
+def _select(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    """Return the values of the fields that a server must understand."""
+    special: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _SPECIAL:
+            special.setdefault(name, []).append(value)
+    return special
+
+
+def _read_tokens(special: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    """Return the elements of a list field in lower case."""
+    values = special.get(name)
+    return [each.lower() for each in read_list(values)] if values else []
+
+
+def _check_host(special: dict[bytes, list[bytes]], *, required: bool) -> None:
     """Check that there is one Host, or none if it is not required (section 3.2)."""
-    hosts = [value for name, value in special if name == b"host"]
+    hosts = special.get(b"host", ())
     if len(hosts) > 1 or (required and not hosts):
         raise RemoteProtocolError("a request has one Host", 400)
     if hosts and not _HOST.fullmatch(hosts[0]):
@@ -190,19 +206,16 @@ def _replace_host(
 
 
 def _read_framing(
-    special: list[tuple[bytes, bytes]], is_1_1: bool
+    special: dict[bytes, list[bytes]], is_1_1: bool
 ) -> tuple[int | None, bool]:
     """Return the body's length and whether it is chunked (section 6.3)."""
-    lengths = [value for name, value in special if name == b"content-length"]
-    codings = [value for name, value in special if name == b"transfer-encoding"]
-    if codings:
+    lengths = special.get(b"content-length")
+    if b"transfer-encoding" in special:
         if lengths or not is_1_1:
             raise RemoteProtocolError("Transfer-Encoding is not allowed here", 400)
-        _check_codings(
-            [each.lower() for each in read_list(special, b"transfer-encoding")]
-        )
+        _check_codings(_read_tokens(special, b"transfer-encoding"))
         return None, True
-    if not lengths:
+    if lengths is None:
         return None, False
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise RemoteProtocolError("malformed Content-Length", 400)
@@ -221,11 +234,15 @@ def _check_codings(codings: list[bytes]) -> None:
         raise RemoteProtocolError("transfer codings are not supported", 501)
 
 
-def _wants_websocket(special: list[tuple[bytes, bytes]]) -> bool:
-    protocols = read_list(special, b"upgrade")
-    return any(each.lower() == b"websocket" for each in protocols)
+def _keeps_alive(connection: list[bytes], is_1_1: bool) -> bool:
+    """Tell whether the connection outlives the request (section 9.3)."""
+    return b"close" not in connection and (is_1_1 or b"keep-alive" in connection)
 
 
-def _expects_continue(special: list[tuple[bytes, bytes]]) -> bool:
+def _wants_websocket(special: dict[bytes, list[bytes]]) -> bool:
+    return b"websocket" in _read_tokens(special, b"upgrade")
+
+
+def _expects_continue(special: dict[bytes, list[bytes]]) -> bool:
     """Tell whether a 100 is awaited; other expectations are ignored."""
-    return any(n == b"expect" and v.lower() == b"100-continue" for n, v in special)
+    return b"100-continue" in _read_tokens(special, b"expect")

@@ -1,0 +1,1 @@
+"""One idea a folder; each is run by the tests."""

@@ -1,0 +1,220 @@
+"""What the head of a request means: RFC 9110, RFC 9112."""
+
+import pytest
+
+from greenchannels.errors import RemoteProtocolError
+from greenchannels.wire.request import Request, parse_headers, read_request
+
+
+def read(line="GET / HTTP/1.1", *fields, host="a"):
+    """Return what a head means."""
+    lines = [line, *([] if host is None else [f"Host: {host}"]), *fields]
+    head = "".join(f"{each}\r\n" for each in lines).encode("latin-1") + b"\r\n"
+    raw = [each.split(":", 1) for each in lines[1:]]
+    headers = [
+        (name.lower().encode(), value.strip(" \t").encode("latin-1"))
+        for name, value in raw
+    ]
+    request = read_request(head, headers)
+    assert parse_headers(head) == request.headers
+    return request
+
+
+def test_a_request_has_all_its_parts():
+    """As they are described in the class."""
+    request = read("GET /a%20%C3%A9/?q=%20 HTTP/1.1", "X-Y: \t z ", "x-y:", host="b:80")
+    assert request == Request(
+        method="GET",
+        target=b"/a%20%C3%A9/?q=%20",
+        path="/a é/",
+        raw_path=b"/a%20%C3%A9/",
+        query_string=b"q=%20",
+        http_version="1.1",
+        headers=[(b"host", b"b:80"), (b"x-y", b"z"), (b"x-y", b"")],
+        head=b"GET /a%20%C3%A9/?q=%20 HTTP/1.1\r\nHost: b:80\r\nX-Y: \t z \r\nx-y:\r\n\r\n",
+        keep_alive=True,
+        upgrade=False,
+        content_length=None,
+        chunked=False,
+        expects_continue=False,
+    )
+    assert not request.has_body
+
+
+@pytest.mark.parametrize(
+    ("target", "raw_path", "path", "query"),
+    [
+        ("/", b"/", "/", b""),
+        ("/?", b"/", "/", b""),
+        ("/a?b?c", b"/a", "/a", b"b?c"),
+        ("//a//b", b"//a//b", "//a//b", b""),
+        ("/%2F%2e%zz%", b"/%2F%2e%zz%", "/%2F.%zz%".replace("%2F", "/"), b""),
+        ("/a:b@c;d=e,f", b"/a:b@c;d=e,f", "/a:b@c;d=e,f", b""),
+        ("/http://a/", b"/http://a/", "/http://a/", b""),
+    ],
+)
+def test_a_target_is_path_and_query(target, raw_path, path, query):
+    """What only looks like %XX is left alone."""
+    request = read(f"GET {target} HTTP/1.1")
+    assert (request.raw_path, request.path) == (raw_path, path)
+    assert request.query_string == query
+    assert request.target == target.encode()
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        ("http://b", b"b", "/", b""),
+        ("http://b?x", b"b", "/", b"x"),
+        ("HTTPS://b:443/c?d", b"b:443", "/c", b"d"),
+        ("http://[::1]:8000/", b"[::1]:8000", "/", b""),
+    ],
+)
+def test_the_authority_of_a_target_is_the_host(target, host, path, query):
+    """Whatever Host says (RFC 9112, section 3.2.2)."""
+    request = read(f"GET {target} HTTP/1.1", "X: y")
+    assert request.headers == [(b"host", host), (b"x", b"y")]
+    assert (request.path, request.query_string) == (path, query)
+    assert read(f"GET {target} HTTP/1.0", "X: y", host=None).headers == [
+        (b"x", b"y"),
+        (b"host", host),
+    ]
+
+
+def test_options_may_ask_about_the_server():
+    """The asterisk-form."""
+    request = read("OPTIONS * HTTP/1.1")
+    assert (request.path, request.raw_path, request.query_string) == ("*", b"*", b"")
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "keep_alive"),
+    [
+        ("GET / HTTP/1.1", [], True),
+        ("GET / HTTP/1.1", ["Connection: close"], False),
+        ("GET / HTTP/1.1", ["Connection: te, Close"], False),
+        ("GET / HTTP/1.1", ["Connection: te", "Connection: close"], False),
+        ("GET / HTTP/1.1", ["Connection: closed"], True),
+        ("GET / HTTP/1.0", [], False),
+        ("GET / HTTP/1.0", ["Connection: Keep-Alive"], True),
+        ("GET / HTTP/1.0", ["Connection: keep-alive, close"], False),
+    ],
+)
+def test_a_connection_is_kept_as_version_and_connection_say(line, fields, keep_alive):
+    """RFC 9112, section 9.3."""
+    assert read(line, *fields).keep_alive is keep_alive
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "upgrade"),
+    [
+        ("GET / HTTP/1.1", ["Connection: upgrade", "Upgrade: websocket"], True),
+        ("GET / HTTP/1.1", ["Connection: x, Upgrade", "Upgrade: h2c, WebSocket"], True),
+        ("POST / HTTP/1.1", ["Connection: upgrade", "Upgrade: websocket"], True),
+        ("GET / HTTP/1.1", ["Connection: keep-alive", "Upgrade: websocket"], False),
+        ("GET / HTTP/1.1", ["Upgrade: websocket"], False),
+        ("GET / HTTP/1.1", ["Connection: upgrade", "Upgrade: h2c"], False),
+        ("GET / HTTP/1.1", ["Connection: upgrade"], False),
+        ("GET / HTTP/1.0", ["Connection: upgrade", "Upgrade: websocket"], False),
+    ],
+)
+def test_an_upgrade_is_to_websocket_and_nothing_else(line, fields, upgrade):
+    """In HTTP/1.1, where Connection names it."""
+    assert read(line, *fields).upgrade is upgrade
+
+
+@pytest.mark.parametrize(
+    ("fields", "length", "chunked", "expects"),
+    [
+        ([], None, False, False),
+        (["Content-Length: 0"], 0, False, False),
+        (["Content-Length: 012"], 12, False, False),
+        (["Content-Length: 5", "Expect: 100-Continue"], 5, False, True),
+        (["Transfer-Encoding: Chunked", "Expect: 100-continue"], None, True, True),
+        (["Transfer-Encoding: , chunked ,"], None, True, False),
+        (["Content-Length: 5", "Expect: 200-ok"], 5, False, False),
+        (["Expect: 100-continue"], None, False, False),
+    ],
+)
+def test_a_body_has_a_length_or_is_chunked(fields, length, chunked, expects):
+    """A 100 is awaited only where there is one."""
+    request = read("POST / HTTP/1.1", *fields)
+    assert (request.content_length, request.chunked) == (length, chunked)
+    assert request.has_body is (chunked or bool(length))
+    assert request.expects_continue is expects
+
+
+def test_http_1_0_knows_no_100():
+    """RFC 9110, section 10.1.1."""
+    fields = ["Content-Length: 5", "Expect: 100-continue"]
+    assert not read("POST / HTTP/1.0", *fields).expects_continue
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a", "a:", "a.b:80", "[::1]:8", "a_b-c~d", "1.2.3.4"]
+)
+def test_a_host_is_a_name_or_an_address_and_perhaps_a_port(host):
+    """It may be empty."""
+    assert read(host=host).headers == [(b"host", host.encode())]
+
+
+TWO_HOSTS = "a request has one Host"
+HOST = "malformed Host"
+TARGET = "malformed request target"
+LENGTH = "malformed Content-Length"
+NOT_HERE = "Transfer-Encoding is not allowed here"
+LAST = "the last transfer coding must be chunked"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "line", "fields"),
+    [
+        (400, TWO_HOSTS, "GET / HTTP/1.1", []),
+        (400, TWO_HOSTS, "GET http://a/ HTTP/1.1", []),
+        (400, TWO_HOSTS, "GET / HTTP/1.1", ["Host: a", "Host: a"]),
+        (400, TWO_HOSTS, "GET / HTTP/1.0", ["Host: a", "Host: b"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: a b"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: a/b"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: u@a"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: a,b:c"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: é"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: [::1"]),
+        (400, HOST, "GET / HTTP/1.1", ["Host: ::1"]),
+        (400, HOST, "GET / HTTP/1.0", ["Host: a?"]),
+        (400, TARGET, "GET * HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "GET a HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "GET a:80 HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "OPTIONS ** HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "GET http:///b HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "GET http://u@b/ HTTP/1.1", ["Host: a"]),
+        (400, TARGET, "GET ftp://b/ HTTP/1.1", ["Host: a"]),
+        (400, "the path is not UTF-8", "GET /%ff HTTP/1.1", ["Host: a"]),
+        (501, "CONNECT is not supported", "CONNECT a:80 HTTP/1.1", ["Host: a"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: "]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: -1"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: +1"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 1_0"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 1, 1"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 0x1"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: \xb2"]),
+        (400, LENGTH, "GET / HTTP/1.1", ["Host: a"] + ["Content-Length: 1"] * 2),
+        (413, "the body is too big", "GET / HTTP/1.1", ["Host: a", "Content-Length: " + "1" * 19]),
+        (400, NOT_HERE, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked", "Content-Length: 1"]),
+        (400, NOT_HERE, "GET / HTTP/1.0", ["Host: a", "Transfer-Encoding: chunked"]),
+        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: "]),
+        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: gzip"]),
+        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked, gzip"]),
+        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked, chunked"]),
+        (400, LAST, "GET / HTTP/1.1", ["Host: a"] + ["Transfer-Encoding: chunked"] * 2),
+        (501, "transfer codings are not supported", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: gzip, chunked"]),
+        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: x"]),
+        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: identity"]),
+        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked;q=1"]),
+        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: \x0bchunked"]),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused(status, reason, line, fields):
+    """Never repaired."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        read(line, *fields, host=None)
+    assert (caught.value.hint, caught.value.reason) == (status, reason)

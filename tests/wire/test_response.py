@@ -1,0 +1,78 @@
+"""Responses as bytes: RFC 9110 and 9112."""
+
+import pytest
+
+from greenchannels.errors import LocalProtocolError
+from greenchannels.wire.response import LAST_CHUNK, encode_chunk, encode_head, http_date
+
+
+def test_a_head_is_its_lines():
+    """In the order given."""
+    headers = [(b"Content-Type", b"text/plain"), (b"X", b"\xe9\t"), (b"x", b"")]
+    assert encode_head(200, headers) == (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX: \xe9\t\r\nx: \r\n\r\n"
+    )
+    assert encode_head(200, iter(headers)) == encode_head(200, headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "line"),
+    [
+        (100, None, b"HTTP/1.1 100 Continue"),
+        (404, None, b"HTTP/1.1 404 Not Found"),
+        (431, None, b"HTTP/1.1 431 Request Header Fields Too Large"),
+        (299, None, b"HTTP/1.1 299 "),
+        (999, None, b"HTTP/1.1 999 "),
+        (200, "Fine", b"HTTP/1.1 200 Fine"),
+        (200, "", b"HTTP/1.1 200 "),
+    ],
+)
+def test_a_status_has_its_usual_phrase_or_the_one_given(status, reason, line):
+    """Or none, where there is none."""
+    assert encode_head(status, (), reason) == line + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [0, 99, 1000, -200])
+def test_a_status_has_three_digits(status):
+    """LocalProtocolError otherwise."""
+    with pytest.raises(LocalProtocolError, match=f"{status} is not a status"):
+        encode_head(status, ())
+
+
+@pytest.mark.parametrize("reason", ["a\r\nX: y", "a\n", "\0", "é", "a\tb"])
+def test_a_phrase_is_printable_ascii(reason):
+    """It cannot break the head."""
+    with pytest.raises(LocalProtocolError, match="reason phrase"):
+        encode_head(200, (), reason)
+
+
+@pytest.mark.parametrize(
+    "header", [(b"a b", b""), (b"a\r\nb", b""), (b"a", b"b\r\nc: d"), (b"a", b"b\nc")]
+)
+def test_headers_cannot_break_the_head(header):
+    """LocalProtocolError, with a 500 to answer."""
+    with pytest.raises(LocalProtocolError) as caught:
+        encode_head(200, [(b"good", b"1"), header])
+    assert caught.value.hint == 500
+
+
+def test_chunks_have_their_size_in_hexadecimal():
+    """And no data is no chunk, for an empty one would be the last."""
+    assert encode_chunk(b"a" * 26) == b"1a\r\n" + b"a" * 26 + b"\r\n"
+    assert encode_chunk(memoryview(b"ab")) == b"2\r\nab\r\n"
+    assert encode_chunk(b"") == b""
+    assert LAST_CHUNK == b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "date"),
+    [
+        (0, b"Thu, 01 Jan 1970 00:00:00 GMT"),
+        (784111777, b"Sun, 06 Nov 1994 08:49:37 GMT"),
+        (951782400.9, b"Tue, 29 Feb 2000 00:00:00 GMT"),
+        (4102444799, b"Thu, 31 Dec 2099 23:59:59 GMT"),
+    ],
+)
+def test_dates_are_written_as_http_does(seconds, date):
+    """RFC 9110, section 5.6.7, in no locale's words."""
+    assert http_date(seconds) == date
