@@ -53,10 +53,11 @@ class Broadcast:
         kind: What it is.
         payload: The text, the bytes, or the packed event.
         size: Bytes of the payload when encoded.
+        encodings: What ``encoded`` has computed, by function.
 
     """
 
-    __slots__ = ("_encodings", "kind", "payload", "size")
+    __slots__ = ("encodings", "kind", "payload", "size")
 
     def __init__(self, kind: Kind, payload: str | bytes) -> None:
         self.kind = kind
@@ -67,14 +68,14 @@ class Broadcast:
         if size > MAX_MESSAGE:
             raise MessageTooLarge(size, MAX_MESSAGE)
         self.size = size
-        self._encodings: dict[object, Any] = {}
+        self.encodings: dict[object, Any] = {}
 
     def encoded(self, encode: Callable[[Any], Any]) -> Any:
         """Return ``encode(payload)``, computed once for each function."""
         try:
-            return self._encodings[encode]
+            return self.encodings[encode]
         except KeyError:
-            result = self._encodings[encode] = encode(self.payload)
+            result = self.encodings[encode] = encode(self.payload)
             return result
 
 

@@ -14,15 +14,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent.hub import Hub
 
 from .clock import Clock
-
-if TYPE_CHECKING:
-    from .transport import Transport
+from .outlet import Outlet, write_each
 
 #: Size of the buffer that all sockets of a hub receive into, in bytes.
 RECEIVE_BUFFER = 256 * 1024
@@ -49,15 +47,14 @@ class Reactor:
         self.loop: Any = self.hub.loop
         self.clock = Clock(self.loop)
         self.buffer = bytearray(RECEIVE_BUFFER)
-        self._dirty: deque[Transport] = deque()
+        #: Transports to be written at the end of the hub's turn.
+        self.dirty: list[Outlet] = []
         self._slices: deque[Callable[[], object]] = deque()
         self._timer: Any = None
 
-    def write_later(self, transport: Transport) -> None:
-        """Write ``transport`` at the end of the hub's turn."""
-        if not self._dirty:
-            self.loop.run_callback(self._write_dirty)
-        self._dirty.append(transport)
+    def wake_writer(self) -> None:
+        """Write what is going to be in ``dirty`` at the end of the hub's turn."""
+        self.loop.run_callback(self._write_dirty)
 
     def next_turn(self, work: Callable[[], object]) -> None:
         """Call ``work()`` in the hub after I/O has had a turn, first in first out."""
@@ -69,23 +66,22 @@ class Reactor:
     @property
     def busy(self) -> bool:
         """Whether something waits to be written or to have its slice."""
-        return bool(self._dirty or self._slices)
+        return bool(self.dirty or self._slices)
 
     def close(self) -> None:
         """Stop the clock; what waits for its turn is dropped."""
         self.clock.close()
-        self._dirty.clear()
+        self.dirty.clear()
         self._slices.clear()
         if self._timer is not None:
             self._timer.close()
             self._timer = None
 
     def _write_dirty(self) -> None:
-        dirty = self._dirty
-        for _ in range(min(WRITES_PER_TURN, len(dirty))):
-            transport = dirty.popleft()
-            transport.scheduled = False
-            transport.write_now()
+        dirty = self.dirty
+        batch = dirty[:WRITES_PER_TURN]
+        del dirty[:WRITES_PER_TURN]
+        write_each(batch)
         if dirty:
             self.next_turn(self._write_dirty)
 

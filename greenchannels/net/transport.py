@@ -17,19 +17,13 @@ import logging
 import socket as stdlib_socket
 import struct
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from gevent import getcurrent
 
 from .clock import Alarm
+from .outlet import MAX_VECTORS, Outlet
 from .reactor import Reactor
-
-#: Frames given to one ``sendmsg`` (Linux takes 1024).
-MAX_VECTORS = 512
-
-#: Up to this many bytes are joined into one string before ``send``.
-MAX_JOINED = 64 * 1024
 
 #: Seconds that a closed connection is still read, for the peer to close.
 LINGER = 2.0
@@ -63,9 +57,11 @@ class StreamProtocol(Protocol):
         """Bytes that had to wait have been taken by the kernel."""
 
 
-class Transport:
+class Transport(Outlet):
     """
     One connected, non-blocking socket.
+
+    What it queues and how that is written is in ``outlet.py``.
 
     Args:
         reactor: What the connections of this hub share.
@@ -73,56 +69,37 @@ class Transport:
         write_timeout: Seconds in which the peer must take a byte, or ``None``.
 
     Attributes:
-        own: Bytes in the queue that this connection's consumer sent.
-        shared: Bytes in the queue that groups sent.
-        scheduled: Whether somebody will call ``write_now`` in this turn.
-        blocked: Whether the kernel's buffer is full.
-        heard: Set by every byte received, and written after a wait.
+        protocol: Who is told what happens.
+        closed: Whether the socket has been closed.
 
     """
 
     __slots__ = (
-        "_closing",
         "_drained",
         "_failure",
         "_offset",
         "_progress_at",
         "_reading",
-        "_recv_into",
-        "_send",
         "_sock",
         "_waiters",
         "_watcher",
         "_write_alarm",
         "_write_watcher",
-        "blocked",
         "closed",
-        "heard",
-        "own",
         "protocol",
-        "queue",
         "reactor",
-        "scheduled",
-        "shared",
         "write_timeout",
     )
 
     def __init__(
         self, reactor: Reactor, sock: Any, *, write_timeout: float | None = None
     ) -> None:
+        super().__init__(sock.fileno(), reactor.dirty)
         self.reactor = reactor
         self.protocol: StreamProtocol
         self.write_timeout = write_timeout
-        self.queue: list[bytes] = []
-        self.own = 0
-        self.shared = 0
-        self.scheduled = False
-        self.blocked = False
-        self.heard = False
         self.closed = False
         self._sock = sock
-        self._recv_into: Callable[[bytearray], int] = sock.recv_into
-        self._send: Callable[[bytes], int] = sock.send
         self._watcher: Any = reactor.loop.io(sock.fileno(), 1)
         self._write_watcher: Any = None
         self._write_alarm: Alarm | None = None
@@ -133,7 +110,6 @@ class Transport:
         self._drained = 0
         self._waiters: list[Any] | None = None
         self._reading = False
-        self._closing = False
         self._failure: Exception | None = None
 
     # Reading.
@@ -163,7 +139,7 @@ class Transport:
     def _on_readable(self) -> None:
         buffer = self.reactor.buffer
         try:
-            size = self._recv_into(buffer)
+            size = self.receive_into(buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -187,51 +163,12 @@ class Transport:
 
     # Writing.
 
-    def write(self, frame: bytes) -> None:
-        """Queue a frame of this connection's own; never blocks."""
-        if self.closed or self._closing or self._failure is not None:
-            return
-        self.queue.append(frame)
-        self.own += len(frame)
-        if not self.scheduled:
-            self.scheduled = True
-            self.reactor.write_later(self)
+    def _borrowed(self) -> Any:
+        return self._sock
 
-    def write_shared(self, frame: SharedFrame) -> None:
-        """Queue a frame of a broadcast; never blocks."""
-        if self.closed or self._closing or self._failure is not None:
-            return
-        self.queue.append(frame)
-        self.shared += len(frame)
-        if not self.scheduled:
-            self.scheduled = True
-            self.reactor.write_later(self)
-
-    def write_now(self) -> None:
-        """Give the kernel what it takes of the queue; never blocks or raises."""
-        queue = self.queue
-        if self.blocked or not queue or self.closed or self._failure is not None:
-            return
-        try:
-            if len(queue) == 1:
-                size = len(queue[0])
-                sent = self._send(queue[0])
-            elif (size := self.own + self.shared) <= MAX_JOINED:
-                sent = self._send(b"".join(queue))
-            else:
-                sent = self._sock.sendmsg(queue[:MAX_VECTORS])
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as error:
-            self.fail(error)
-            return
-        if sent == size:
-            queue.clear()
-            self.own = self.shared = 0
-            if self._closing:
-                self._close_soon()
-        else:
-            self._wait_for_kernel(sent)
+    def wake_writer(self) -> None:
+        """Have the reactor write what is scheduled, at the end of this turn."""
+        self.reactor.wake_writer()
 
     def flush(self) -> None:
         """
@@ -261,7 +198,7 @@ class Transport:
         self.own = sum(len(f) for f in self.queue if type(f) is not SharedFrame)
         self.shared = sum(len(f) for f in self.queue if type(f) is SharedFrame)
 
-    def _wait_for_kernel(self, sent: int) -> None:
+    def wait_for_kernel(self, sent: int) -> None:
         """The kernel took only ``sent`` bytes: go on when the socket is writable."""
         self._take_sent(sent)
         if not self.blocked:
@@ -323,8 +260,8 @@ class Transport:
         if self._write_alarm is not None:
             self._write_alarm.cancel()
             self._write_alarm = None
-        if self._closing:
-            self._close_soon()
+        if self.closing:
+            self.written()
 
     def _check_progress(self) -> None:
         """Cut a peer that has taken no byte for ``write_timeout``."""
@@ -367,6 +304,7 @@ class Transport:
         """Mark as failed; a hub callback closes the socket. Never blocks."""
         if self._failure is None and not self.closed:
             self._failure = error or ConnectionResetError()
+            self.ended = True
             self.reactor.loop.run_callback(self._tear_down, self._failure)
 
     def close(self, *, linger: bool = False) -> None:
@@ -379,15 +317,15 @@ class Transport:
                 the connection and could destroy what was written last.
 
         """
-        if self._closing or self.closed:
+        if self.closing or self.closed:
             return
         self.write_now()
-        self._closing = True
+        self.closing = True
         if linger:
             self.protocol = Lingering(self, self.protocol)
             self.resume_reading()
         if not self.queue:
-            self._close_soon()
+            self.written()
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now; the peer gets a reset and what is queued is lost."""
@@ -408,7 +346,7 @@ class Transport:
         except OSError as error:
             self.fail(error)
 
-    def _close_soon(self) -> None:
+    def written(self) -> None:
         """Everything has been written: close, or half-close and linger."""
         if isinstance(self.protocol, Lingering):
             self.protocol.start()
@@ -419,11 +357,11 @@ class Transport:
         """Close the socket and tell the protocol. Hub callbacks only."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self.ended = True
         self._reading = False
         self._watcher.stop()
         self._watcher.close()
-        self._closing = False
+        self.closing = False
         self._unblock()
         self.queue.clear()
         self.own = self.shared = 0
@@ -432,7 +370,7 @@ class Transport:
             self._sock.close()
         except OSError:
             logger.debug("closing a socket failed", exc_info=True)
-        self._recv_into = self._send = _closed
+        self.fd = -1
         try:
             self.protocol.connection_lost(error)
         except Exception:
@@ -490,6 +428,3 @@ class _Gone:
 
 _GONE = _Gone()
 
-
-def _closed(_: object) -> int:
-    raise OSError("the transport is closed")

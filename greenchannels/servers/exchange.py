@@ -187,7 +187,7 @@ class Exchange:
         """Return the next event of the request; blocks."""
         if self._continue and self._start is None:
             self._continue = False
-            self._connection.transport.write(CONTINUE)
+            self._connection.transport.push(CONTINUE)
         while not self._body and not self._body_complete and not self._gone:
             self._wait()
         if self._body:
@@ -239,7 +239,7 @@ class Exchange:
             output += self._frame(data, more)
         self._sent += len(data)
         if not self._ended and output:
-            transport.write(output)
+            transport.push(output)
         if not more:
             if self._left and self._has_body():
                 raise ResponseError(f"{self._left} promised bytes were not sent")
@@ -315,7 +315,7 @@ class Exchange:
             data = self._server.refusal(status, [], b"")
             if self._request.method == "HEAD":
                 data = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-            self._connection.transport.write(data)
+            self._connection.transport.push(data)
 
     def _finish(self) -> None:
         """The response is complete, or never will be."""

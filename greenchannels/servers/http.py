@@ -241,7 +241,7 @@ class HTTPConnection:
         body = f"{HTTPStatus(status).phrase}: {reason}\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         date = self._server.http_date()
-        self.transport.write(plain_response(status, headers, body, date))
+        self.transport.push(plain_response(status, headers, body, date))
         self._close()
 
     def _close(self) -> None:

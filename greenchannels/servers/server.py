@@ -311,7 +311,7 @@ class Server:
             headers.append((b"allow", b"GET"))
         body = f"{reason}\n".encode() if reason else b""
         self.access_log.reject(client, request.path, status)
-        transport.write(self.refusal(status, headers, body))
+        transport.push(self.refusal(status, headers, body))
         transport.close(linger=True)
 
     # What connections ask for.

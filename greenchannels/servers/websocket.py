@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 #: Close codes (RFC 6455, section 7.4.1; the registry's 1012 and 1013).
 GOING_AWAY, NO_CODE, ABNORMAL, RESTART, TRY_LATER = 1001, 1005, 1006, 1012, 1013
 
+#: Kinds of broadcasts; looking a member up in its enum costs more than the test.
+BINARY, EVENT = Kind.BINARY, Kind.EVENT
+
 #: Bytes that a peer may send ahead of our 101.
 MAX_EARLY = 64 * 1024
 
@@ -383,7 +386,7 @@ class ServerSocket(WebSocket):
         self._wire = WebSocketProtocol(self._endpoint.limits.max_message)
         self._advance(OPEN)
         transport = self._transport
-        transport.write(head)
+        transport.push(head)
         self._server.socket_opened(self)
         if self._scope is not None and self._user is None:
             self.user = self._scope.get("user")
@@ -417,7 +420,7 @@ class ServerSocket(WebSocket):
         head = self._server.refusal(status, encode_headers(headers), body)
         self._opening = None
         self._advance(ENDED)
-        self._transport.write(head)
+        self._transport.push(head)
         self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
         self._end(HandshakeRefused, status)
         self._transport.close(linger=True)
@@ -459,7 +462,9 @@ class ServerSocket(WebSocket):
                     self._pause_input()
         ending = False
         if wire.controls is not None or wire.error is not None:
-            ending = wire.error is not None or wire.controls[-1][0] == CLOSE
+            controls = wire.controls
+            ending = controls is None or controls[-1][0] == CLOSE
+            ending = ending or wire.error is not None
             if not ending:
                 self._take_controls()
         if self._waiter is not None and self._inbox:
@@ -525,7 +530,7 @@ class ServerSocket(WebSocket):
         events = wire.control_events()
         output = wire.data_to_send()
         if output:
-            self._transport.write(output)
+            self._transport.push(output)
             if self._transport.own > OWN_BUFFER:
                 # It asks and does not read the answers: write_progress goes on.
                 self._transport.pause_reading()
@@ -693,15 +698,8 @@ class ServerSocket(WebSocket):
         """See ``WebSocket.send``."""
         if self._stage is not OPEN:
             self._check_can_send()
-        frame = encode(message)
-        transport = self._transport
-        transport.queue.append(frame)
-        transport.own += len(frame)
-        if transport.own > OWN_BUFFER:
+        if self._transport.push(encode(message)) > OWN_BUFFER:
             self._wait_for_room()
-        elif not transport.scheduled:
-            transport.scheduled = True
-            transport.reactor.write_later(transport)
 
     def _check_can_send(self) -> None:
         if self._error is not None:
@@ -730,7 +728,7 @@ class ServerSocket(WebSocket):
         if self._opening is not None:
             self.reject()
         elif self._stage is OPEN:
-            self._transport.write(self._wire.close(code, reason))
+            self._transport.push(self._wire.close(code, reason))
             self._advance(CLOSING)
             self._inbox.clear()
             self._event_count = self._event_bytes = 0
@@ -751,24 +749,23 @@ class ServerSocket(WebSocket):
 
     def deliver(self, broadcast: Broadcast) -> None:
         """Take a message from a group or a channel; never blocks."""
-        kind = broadcast.kind
-        if kind is Kind.EVENT:
+        if self._stage is not OPEN or broadcast.kind > BINARY:
+            self._deliver_otherwise(broadcast)
+            return
+        frame = broadcast.encodings.get(encode_shared)
+        if frame is None:
+            frame = broadcast.encoded(encode_shared)
+        if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
+            self._too_slow()
+
+    def _deliver_otherwise(self, broadcast: Broadcast) -> None:
+        """Take what is no data, or comes when no data may be sent."""
+        if broadcast.kind is EVENT:
             self._take_event(broadcast)
         elif self._stage is not OPEN:
             self._deliver_early(broadcast)
-        elif kind is Kind.CLOSE:
-            self.close(*read_close(broadcast.payload))  # type: ignore[arg-type]
         else:
-            frame = broadcast.encoded(encode_shared)
-            transport = self._transport
-            if transport.own + transport.shared > self._endpoint.max_write_buffer:
-                self._too_slow()
-                return
-            transport.queue.append(frame)
-            transport.shared += len(frame)
-            if not transport.scheduled:
-                transport.scheduled = True
-                transport.reactor.write_later(transport)
+            self.close(*read_close(broadcast.payload))  # type: ignore[arg-type]
 
     def _deliver_early(self, broadcast: Broadcast) -> None:
         """Keep what comes before the 101; what comes after the end is dropped."""
@@ -864,7 +861,7 @@ class ServerSocket(WebSocket):
         transport = self._transport
         if transport.blocked:
             return  # the write timeout watches; a ping would only queue up
-        transport.write(self._wire.ping())
+        transport.push(self._wire.ping())
         transport.write_now()
         timeout = self._endpoint.timeouts.ping_timeout
         if self._pong_due is None and timeout is not None:

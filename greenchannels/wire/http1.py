@@ -268,7 +268,7 @@ class RequestParser:
                 if _ANY_VERSION.fullmatch(line):
                     raise RemoteProtocolError("HTTP version is not supported", 505)
                 raise RemoteProtocolError("malformed request line", 400)
-        elif line != b"\r\n":
+        else:  # not the empty line: a head that has it and is well-formed is plain
             if self._lines > self._max_headers:
                 raise RemoteProtocolError("too many header fields", 431)
             if not _GOOD_FIELD_LINE.fullmatch(line):

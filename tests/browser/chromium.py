@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 from websockets.sync.client import connect
@@ -70,7 +71,7 @@ class Browser:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.pages = []
+        self._pages = ExitStack()
 
     def __enter__(self):
         program = find_chromium()
@@ -93,9 +94,10 @@ class Browser:
         return self
 
     def __exit__(self, *_):
-        for page in self.pages:
-            page.close()
-        self._end()
+        try:
+            self.close_pages()
+        finally:
+            self._end()
 
     def _is_written(self, port_file):
         if self.process.poll() is not None:
@@ -118,17 +120,23 @@ class Browser:
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             target = json.load(response)
-        page = Page(target["webSocketDebuggerUrl"])
-        self.pages.append(page)
+        page = self._pages.enter_context(Page(target["webSocketDebuggerUrl"]))
         page.resize(width, height)
         page.prefer(dark=dark)
         page.go(url)
         return page
 
+    def close_pages(self):
+        """Close every tab that ``open`` opened."""
+        self._pages.close()
+
 
 class Page:
     """
-    One tab.
+    One tab; a context manager, at whose end it is closed.
+
+    Args:
+        address: Of its end of the DevTools protocol.
 
     Attributes:
         errors: What the console said of errors and warnings, in order.
@@ -137,16 +145,22 @@ class Page:
 
     def __init__(self, address):
         self.errors = []
-        self._socket = connect(address, max_size=None, compression=None)
+        self._connecting = connect(address, max_size=None, compression=None)
         self._last = 0
+
+    def __enter__(self):
+        self._socket = self._connecting.__enter__()
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         # Every page is in front for itself: focused, and never throttled.
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        return self
 
-    def close(self):
-        """Let go of the tab; its browser closes it."""
-        self._socket.close()
+    def __exit__(self, *error):
+        try:
+            self.call("Page.close")
+        finally:
+            self._connecting.__exit__(*error)
 
     def call(self, method, **params):
         """Call a method of the protocol and return its result."""
@@ -195,6 +209,13 @@ class Page:
     def wait(self, expression):
         """Return the value of ``expression``, once it is true."""
         return wait_until(lambda: self.evaluate(expression), expression)
+
+    def draw(self):
+        """Wait until the page has drawn what it knows, and seen its effects."""
+        self.evaluate(
+            "new Promise((done) => requestAnimationFrame(() =>"
+            " requestAnimationFrame(() => setTimeout(done))))"
+        )
 
     def go(self, url):
         """Load ``url``, as if it had been typed into the address bar."""

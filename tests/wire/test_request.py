@@ -31,7 +31,8 @@ def test_a_request_has_all_its_parts():
         query_string=b"q=%20",
         http_version="1.1",
         headers=[(b"host", b"b:80"), (b"x-y", b"z"), (b"x-y", b"")],
-        head=b"GET /a%20%C3%A9/?q=%20 HTTP/1.1\r\nHost: b:80\r\nX-Y: \t z \r\nx-y:\r\n\r\n",
+        head=b"GET /a%20%C3%A9/?q=%20 HTTP/1.1\r\n"
+        b"Host: b:80\r\nX-Y: \t z \r\nx-y:\r\n\r\n",
         keep_alive=True,
         upgrade=False,
         content_length=None,
@@ -48,7 +49,7 @@ def test_a_request_has_all_its_parts():
         ("/?", b"/", "/", b""),
         ("/a?b?c", b"/a", "/a", b"b?c"),
         ("//a//b", b"//a//b", "//a//b", b""),
-        ("/%2F%2e%zz%", b"/%2F%2e%zz%", "/%2F.%zz%".replace("%2F", "/"), b""),
+        ("/%2F%2e%zz%", b"/%2F%2e%zz%", "//.%zz%", b""),
         ("/a:b@c;d=e,f", b"/a:b@c;d=e,f", "/a:b@c;d=e,f", b""),
         ("/http://a/", b"/http://a/", "/http://a/", b""),
     ],
@@ -164,57 +165,98 @@ TARGET = "malformed request target"
 LENGTH = "malformed Content-Length"
 NOT_HERE = "Transfer-Encoding is not allowed here"
 LAST = "the last transfer coding must be chunked"
+MORE = "transfer codings are not supported"
+UNKNOWN = "unknown transfer coding"
+
+
+def refusal(line, *fields, host=None):
+    with pytest.raises(RemoteProtocolError) as caught:
+        read(line, *fields, host=host)
+    return caught.value.hint, caught.value.reason
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "line", "fields"),
+    ("reason", "line", "hosts"),
     [
-        (400, TWO_HOSTS, "GET / HTTP/1.1", []),
-        (400, TWO_HOSTS, "GET http://a/ HTTP/1.1", []),
-        (400, TWO_HOSTS, "GET / HTTP/1.1", ["Host: a", "Host: a"]),
-        (400, TWO_HOSTS, "GET / HTTP/1.0", ["Host: a", "Host: b"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: a b"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: a/b"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: u@a"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: a,b:c"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: é"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: [::1"]),
-        (400, HOST, "GET / HTTP/1.1", ["Host: ::1"]),
-        (400, HOST, "GET / HTTP/1.0", ["Host: a?"]),
-        (400, TARGET, "GET * HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "GET a HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "GET a:80 HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "OPTIONS ** HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "GET http:///b HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "GET http://u@b/ HTTP/1.1", ["Host: a"]),
-        (400, TARGET, "GET ftp://b/ HTTP/1.1", ["Host: a"]),
-        (400, "the path is not UTF-8", "GET /%ff HTTP/1.1", ["Host: a"]),
-        (501, "CONNECT is not supported", "CONNECT a:80 HTTP/1.1", ["Host: a"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: "]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: -1"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: +1"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 1_0"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 1, 1"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: 0x1"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a", "Content-Length: \xb2"]),
-        (400, LENGTH, "GET / HTTP/1.1", ["Host: a"] + ["Content-Length: 1"] * 2),
-        (413, "the body is too big", "GET / HTTP/1.1", ["Host: a", "Content-Length: " + "1" * 19]),
-        (400, NOT_HERE, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked", "Content-Length: 1"]),
-        (400, NOT_HERE, "GET / HTTP/1.0", ["Host: a", "Transfer-Encoding: chunked"]),
-        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: "]),
-        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: gzip"]),
-        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked, gzip"]),
-        (400, LAST, "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked, chunked"]),
-        (400, LAST, "GET / HTTP/1.1", ["Host: a"] + ["Transfer-Encoding: chunked"] * 2),
-        (501, "transfer codings are not supported", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: gzip, chunked"]),
-        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: x"]),
-        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: identity"]),
-        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: chunked;q=1"]),
-        (501, "unknown transfer coding", "GET / HTTP/1.1", ["Host: a", "Transfer-Encoding: \x0bchunked"]),
+        (TWO_HOSTS, "GET / HTTP/1.1", []),
+        (TWO_HOSTS, "GET http://a/ HTTP/1.1", []),
+        (TWO_HOSTS, "GET / HTTP/1.1", ["a", "a"]),
+        (TWO_HOSTS, "GET / HTTP/1.0", ["a", "b"]),
+        (HOST, "GET / HTTP/1.1", ["a b"]),
+        (HOST, "GET / HTTP/1.1", ["a/b"]),
+        (HOST, "GET / HTTP/1.1", ["u@a"]),
+        (HOST, "GET / HTTP/1.1", ["a,b:c"]),
+        (HOST, "GET / HTTP/1.1", ["é"]),
+        (HOST, "GET / HTTP/1.1", ["[::1"]),
+        (HOST, "GET / HTTP/1.1", ["::1"]),
+        (HOST, "GET / HTTP/1.0", ["a?"]),
+        (TARGET, "GET * HTTP/1.1", ["a"]),
+        (TARGET, "GET a HTTP/1.1", ["a"]),
+        (TARGET, "GET a:80 HTTP/1.1", ["a"]),
+        (TARGET, "OPTIONS ** HTTP/1.1", ["a"]),
+        (TARGET, "GET http:///b HTTP/1.1", ["a"]),
+        (TARGET, "GET http://u@b/ HTTP/1.1", ["a"]),
+        (TARGET, "GET ftp://b/ HTTP/1.1", ["a"]),
+        ("the path is not UTF-8", "GET /%ff HTTP/1.1", ["a"]),
     ],
-)  # fmt: skip
-def test_what_contradicts_itself_is_refused(status, reason, line, fields):
-    """Never repaired."""
-    with pytest.raises(RemoteProtocolError) as caught:
-        read(line, *fields, host=None)
-    assert (caught.value.hint, caught.value.reason) == (status, reason)
+)
+def test_a_request_says_where_it_goes(reason, line, hosts):
+    """In one well-formed way."""
+    fields = [f"Host: {host}" for host in hosts]
+    assert refusal(line, *fields) == (400, reason)
+
+
+def test_connect_is_for_proxies():
+    """501."""
+    answer = refusal("CONNECT a:80 HTTP/1.1", host="a")
+    assert answer == (501, "CONNECT is not supported")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "values"),
+    [
+        (400, LENGTH, [""]),
+        (400, LENGTH, ["-1"]),
+        (400, LENGTH, ["+1"]),
+        (400, LENGTH, ["1_0"]),
+        (400, LENGTH, ["1, 1"]),
+        (400, LENGTH, ["0x1"]),
+        (400, LENGTH, ["\xb2"]),
+        (400, LENGTH, ["1", "1"]),
+        (413, "the body is too big", ["1" * 19]),
+    ],
+)
+def test_a_content_length_is_one_number(status, reason, values):
+    """In digits, and only once."""
+    fields = [f"Content-Length: {value}" for value in values]
+    assert refusal("POST / HTTP/1.1", *fields, host="a") == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "values"),
+    [
+        (400, LAST, [""]),
+        (400, LAST, ["gzip"]),
+        (400, LAST, ["chunked, gzip"]),
+        (400, LAST, ["chunked", "gzip"]),
+        (400, LAST, ["chunked, chunked"]),
+        (400, LAST, ["chunked", "chunked"]),
+        (501, MORE, ["gzip, chunked"]),
+        (501, MORE, ["x-gzip", "chunked"]),
+        (501, UNKNOWN, ["x"]),
+        (501, UNKNOWN, ["identity"]),
+        (501, UNKNOWN, ["chunked;q=1"]),
+        (501, UNKNOWN, ["\x0bchunked"]),
+    ],
+)
+def test_the_only_transfer_coding_is_chunked(status, reason, values):
+    """Once, and nothing else."""
+    fields = [f"Transfer-Encoding: {value}" for value in values]
+    assert refusal("POST / HTTP/1.1", *fields, host="a") == (status, reason)
+
+
+def test_a_body_has_one_end():
+    """Content-Length beside chunks, or chunks in HTTP/1.0: who reads which?"""
+    both = ["Transfer-Encoding: chunked", "Content-Length: 1"]
+    assert refusal("POST / HTTP/1.1", *both, host="a") == (400, NOT_HERE)
+    assert refusal("POST / HTTP/1.0", both[0], host="a") == (400, NOT_HERE)

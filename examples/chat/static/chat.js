@@ -142,7 +142,7 @@ function showState(state, left) {
   statusText.textContent = words[0];
   // Said once: a screen reader does not count the seconds aloud.
   if (words[1] && statusSaid.textContent !== words[1]) statusSaid.textContent = words[1];
-  retry.hidden = state !== "waiting";
+  if (state !== "connecting") retry.hidden = state !== "waiting";
   if (state === "connected") {
     count.value = 0;
     toldTyping = 0;

@@ -20,6 +20,7 @@ export class Connection {
     this.onstate = onstate;
     this.onmessage = onmessage;
     this.state = "closed";
+    this.socket = null;
     this.attempt = 0;
     this.retry = () => {
       if (this.state === "waiting") this.open();
@@ -81,6 +82,7 @@ export class Connection {
   forget() {
     clearTimeout(this.timer);
     const socket = this.socket;
+    if (!socket) return;
     this.socket = null;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();

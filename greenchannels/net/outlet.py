@@ -1,0 +1,156 @@
+"""
+The frames that wait to be written to one socket.
+
+``Outlet`` and ``write_each`` exist twice: in Python here, and in C in
+``_speedups.c``, which takes their names when it has been built. It is the base
+of ``Transport``, which does what is rarer: waiting, failing, closing.
+"""
+
+from __future__ import annotations
+
+import socket as stdlib_socket
+from typing import TYPE_CHECKING
+
+#: Frames given to one ``sendmsg``.
+MAX_VECTORS = 128
+
+
+class PureOutlet:
+    """
+    The write queue of a non-blocking socket.
+
+    Args:
+        fd: The socket's descriptor.
+        dirty: Outlets to be written in this turn; shared by all of a hub.
+
+    Attributes:
+        queue: Whole frames, in order.
+        own: Bytes in the queue that this connection's consumer sent.
+        shared: Bytes in the queue that groups sent.
+        scheduled: Whether somebody will call ``write_now`` in this turn.
+        blocked: Whether the kernel's buffer is full.
+        closing: Whether nothing more may be queued.
+        ended: Whether nothing more may be written.
+        heard: Set by whoever sees bytes move.
+
+    """
+
+    __slots__ = (
+        "_dirty",
+        "_socket",
+        "blocked",
+        "closing",
+        "ended",
+        "fd",
+        "heard",
+        "own",
+        "queue",
+        "scheduled",
+        "shared",
+    )
+
+    def __init__(self, fd: int, dirty: list[PureOutlet]) -> None:
+        self.fd = fd
+        self.queue: list[bytes] = []
+        self.own = self.shared = 0
+        self.scheduled = self.blocked = self.closing = self.ended = False
+        self.heard = False
+        self._dirty = dirty
+        self._socket: stdlib_socket.SocketType | None = None
+
+    def push(self, frame: bytes, /) -> int:
+        """Queue a frame of the connection's own; return how many bytes wait."""
+        if self.closing or self.ended:
+            return 0
+        self.queue.append(frame)
+        self.own += len(frame)
+        if not self.scheduled:
+            self._schedule()
+        return self.own
+
+    def push_shared(self, frame: bytes, limit: int, /) -> bool:
+        """Queue a frame of a broadcast, unless more than ``limit`` bytes wait."""
+        if self.closing or self.ended:
+            return True
+        if self.own + self.shared > limit:
+            return False
+        self.queue.append(frame)
+        self.shared += len(frame)
+        if not self.scheduled:
+            self._schedule()
+        return True
+
+    def write_now(self) -> None:
+        """Give the kernel what it takes of the queue; never blocks or raises."""
+        queue = self.queue
+        if self.blocked or self.ended or not queue:
+            return
+        try:
+            sent = self._sendmsg(queue[:MAX_VECTORS])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self.fail(error)
+            return
+        if sent < self.own + self.shared:
+            self.wait_for_kernel(sent)
+            return
+        queue.clear()
+        self.own = self.shared = 0
+        if self.closing:
+            self.written()
+
+    def receive_into(self, buffer: bytearray, /) -> int:
+        """Read what is there into ``buffer``; return its size, 0 at the end."""
+        return self._borrowed().recv_into(buffer)
+
+    def _schedule(self) -> None:
+        """Have ``write_now`` called at the end of the hub's turn."""
+        if not self._dirty:
+            self.wake_writer()
+        self.scheduled = True
+        self._dirty.append(self)
+
+    def _sendmsg(self, frames: list[bytes]) -> int:
+        if len(frames) == 1:
+            return self._borrowed().send(frames[0])
+        return self._borrowed().sendmsg(frames)
+
+    def _borrowed(self) -> stdlib_socket.SocketType:
+        """Return the socket that ``fd`` belongs to."""
+        raise NotImplementedError
+
+    # What a transport does.
+
+    def wake_writer(self) -> None:
+        """The list of dirty outlets is empty and will not be: have it written."""
+        raise NotImplementedError
+
+    def wait_for_kernel(self, sent: int) -> None:
+        """The kernel took only ``sent`` bytes of the queue."""
+        raise NotImplementedError
+
+    def written(self) -> None:
+        """A closing outlet has written all."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception | None) -> None:
+        """The socket is broken."""
+        raise NotImplementedError
+
+
+def pure_write_each(outlets: list[PureOutlet], /) -> None:
+    """Write each; those that fail say so themselves."""
+    for outlet in outlets:
+        outlet.scheduled = False
+        outlet.write_now()
+
+
+if TYPE_CHECKING:
+    Outlet = PureOutlet
+    write_each = pure_write_each
+else:
+    try:
+        from ._speedups import Outlet, write_each
+    except ImportError:
+        Outlet, write_each = PureOutlet, pure_write_each
