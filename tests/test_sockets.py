@@ -1021,6 +1021,31 @@ def test_the_consumer_may_be_killed_from_outside(one):
     assert running.server.layer.stats()["groups"] == 0
 
 
+def test_a_consumer_killed_again_while_its_children_end_still_closes_its_socket(one):
+    """Whoever kills twice must not leave a connection that nobody serves."""
+    seen = Queue()
+
+    def slow_to_end():
+        try:
+            gevent.sleep(10)
+        finally:
+            seen.put("ending")
+            gevent.sleep(50 * MS)
+
+    def consumer(socket):
+        socket.accept()
+        socket.spawn(slow_to_end)
+        seen.put(gevent.getcurrent())
+        socket.wait()
+
+    peer = one(consumer).open()
+    greenlet = seen.get(timeout=1)
+    greenlet.kill(block=False)
+    assert seen.get(timeout=1) == "ending"
+    greenlet.kill(block=False)
+    assert peer.closing().code == 1011
+
+
 def test_a_consumer_that_blocks_for_ever_is_killed_after_its_socket_has_ended(
     one, caplog
 ):

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 #: Width of a bucket, in seconds.
 RESOLUTION = 0.02
+
+#: Buckets of a second.
+PER_SECOND = 50
 
 #: Alarms that ring in one turn of the hub; the rest waits for the next.
 ALARMS_PER_TURN = 256
@@ -66,7 +68,8 @@ class Clock:
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Alarm:
         """Ring in ``delay`` seconds: call ``callback()`` in the hub."""
-        key = math.ceil((time.monotonic() + max(0.0, delay)) / RESOLUTION)
+        when = time.monotonic() + delay if delay > 0 else time.monotonic()
+        key = int(when * PER_SECOND) + 1
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = {}
@@ -105,7 +108,7 @@ class Clock:
     def _ring(self) -> None:
         """Run what is due, a bounded number a turn."""
         left = ALARMS_PER_TURN
-        due = math.floor(time.monotonic() / RESOLUTION + 1e-6)
+        due = int(time.monotonic() * PER_SECOND + 1e-6)
         while left and self._order and self._order[0] <= due:
             bucket = self._buckets[self._order[0]]
             while bucket and left:

@@ -63,7 +63,7 @@ MAX_EARLY = 64 * 1024
 logger = logging.getLogger("greenchannels.socket")
 
 
-class Stage(enum.Enum):
+class Stage(enum.StrEnum):
     """Where a connection is in its life."""
 
     HANDSHAKE = "handshake"
@@ -545,10 +545,13 @@ class ServerSocket(WebSocket):
     def _peer_closed(self, event: CloseReceived) -> None:
         if self._stage is OPEN:
             self._advance(CLOSING)
-        self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
         self._end(ConnectionClosed, event.code, event.reason)
-        self._transport.resume_reading()
         self._transport.close()
+        if self._transport.queue:
+            self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
+            self._transport.resume_reading()
+        else:
+            self._set_alarm(None, None)
 
     def _peer_failed(self, event: Failed) -> None:
         """The peer broke the rules: our close frame is queued (section 7.1.7)."""

@@ -946,9 +946,104 @@ apply_mask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- The module ---- */
 
+/* Header fields (RFC 9110, section 5). grammar.py has the same in Python. */
+
+/* For each byte: what it is in a field name, 0 if it may not be in one. */
+static unsigned char name_bytes[256];
+
+static void
+fill_name_bytes(void)
+{
+    for (const char *c = "!#$%&'*+-.^_`|~0123456789"; *c != '\0'; c++)
+        name_bytes[(unsigned char)*c] = (unsigned char)*c;
+    for (int c = 'a'; c <= 'z'; c++) {
+        name_bytes[c] = (unsigned char)c;
+        name_bytes[c - 'a' + 'A'] = (unsigned char)c;
+    }
+}
+
+static int
+is_value_byte(unsigned char byte)
+{
+    return (byte >= 0x20 && byte != 0x7f) || byte == '\t';
+}
+
+/* Read the field line at *at; return a tuple, or NULL with or without an error. */
+static PyObject *
+read_field(const unsigned char **at, const unsigned char *end)
+{
+    const unsigned char *name = *at, *p = name, *value, *value_end;
+
+    while (p < end && name_bytes[*p])
+        p++;
+    if (p == name || p == end || *p != ':')
+        return NULL;
+    const unsigned char *name_end = p++;
+    while (p < end && (*p == ' ' || *p == '\t'))
+        p++;
+    value = value_end = p;
+    for (; p < end && is_value_byte(*p); p++)
+        if (*p != ' ' && *p != '\t')
+            value_end = p + 1;
+    if (end - p < 2 || p[0] != '\r' || p[1] != '\n')
+        return NULL;
+    *at = p + 2;
+
+    PyObject *first = PyBytes_FromStringAndSize(NULL, name_end - name);
+    PyObject *second =
+        PyBytes_FromStringAndSize((const char *)value, value_end - value);
+    PyObject *field = NULL;
+    if (first != NULL && second != NULL) {
+        unsigned char *lower = (unsigned char *)PyBytes_AS_STRING(first);
+        for (p = name; p < name_end; p++)
+            *lower++ = name_bytes[*p];
+        field = PyTuple_Pack(2, first, second);
+    }
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    return field;
+}
+
+PyDoc_STRVAR(read_fields_doc,
+"read_fields(head, start, /)\n"
+"--\n\n"
+"Return the fields of a head from start on, or None if it is malformed.");
+
+static PyObject *
+read_fields(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *head;
+    Py_ssize_t start;
+
+    if (!PyArg_ParseTuple(args, "O!n:read_fields", &PyBytes_Type, &head, &start))
+        return NULL;
+    if (start < 0 || start > PyBytes_GET_SIZE(head)) {
+        PyErr_SetString(PyExc_ValueError, "start is outside of the head");
+        return NULL;
+    }
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(head) + start;
+    const unsigned char *end = at + (PyBytes_GET_SIZE(head) - start);
+    PyObject *fields = PyList_New(0);
+    if (fields == NULL)
+        return NULL;
+    while (!(end - at == 2 && at[0] == '\r' && at[1] == '\n')) {
+        PyObject *field = read_field(&at, end);
+        if (field == NULL || PyList_Append(fields, field) < 0) {
+            Py_XDECREF(field);
+            Py_DECREF(fields);
+            if (PyErr_Occurred())
+                return NULL;
+            Py_RETURN_NONE;
+        }
+        Py_DECREF(field);
+    }
+    return fields;
+}
+
 static int
 module_exec(PyObject *module)
 {
+    fill_name_bytes();
     State *state = PyModule_GetState(module);
     PyObject *errors = PyImport_ImportModule("greenchannels.errors");
     PyObject *type;
@@ -987,6 +1082,7 @@ module_clear(PyObject *module)
 }
 
 static PyMethodDef module_methods[] = {
+    {"read_fields", read_fields, METH_VARARGS, read_fields_doc},
     {"encode", encode, METH_O, encode_doc},
     {"apply_mask", (PyCFunction)(void (*)(void))apply_mask, METH_FASTCALL,
      apply_mask_doc},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..errors import LocalProtocolError
 
@@ -19,6 +20,9 @@ TOKEN_CHARACTER = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 
 #: A field line with its end; obsolete folding is not part of it (section 5.5).
 FIELD_LINE = TOKEN_CHARACTER + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+
+_FIELDS = re.compile(rb"(?:%b)*+\r\n" % FIELD_LINE)
+_FIELD = re.compile(rb"([^:\r]++):([^\r]*+)\r\n")
 
 TOKEN = re.compile(TOKEN_CHARACTER + rb"++")
 _NOT_TOKEN = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
@@ -55,3 +59,35 @@ def read_list(values: Iterable[bytes]) -> list[bytes]:
     """
     elements = [each.strip(b" \t") for each in b",".join(values).split(b",")]
     return [each for each in elements if each]
+
+
+def pure_read_fields(head: bytes, start: int, /) -> list[tuple[bytes, bytes]] | None:
+    """
+    Return the fields of a head, names in lower case, values without blanks around.
+
+    Args:
+        head: A head, with the empty line that ends it.
+        start: Where its first field line begins.
+
+    Returns:
+        The fields, or ``None`` if a line is malformed.
+
+    Raises:
+        ValueError: If ``start`` is outside of ``head``.
+
+    """
+    if not 0 <= start <= len(head):
+        raise ValueError("start is outside of the head")
+    if _FIELDS.fullmatch(head, start) is None:
+        return None
+    fields = _FIELD.findall(head, start)
+    return [(name.lower(), value.strip(b" \t")) for name, value in fields]
+
+
+if TYPE_CHECKING:
+    from ._speedups import read_fields as read_fields
+else:
+    try:
+        from ._speedups import read_fields
+    except ImportError:
+        read_fields = pure_read_fields

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from .grammar import TOKEN, Headers, read_list
+from .grammar import TOKEN, read_list
 from .http1 import Request, encode_head
 
 #: The version of the protocol (section 4.1), to be named in a 426 as well.
@@ -34,6 +36,25 @@ _RESERVED = frozenset(
         b"upgrade",
     )
 )
+
+#: What a request says of the handshake.
+_ASKED = frozenset(
+    (
+        b"connection",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"upgrade",
+    )
+)
+
+#: The answer, when there is nothing more to say.
+_ACCEPT = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+)
+
+Fields: TypeAlias = dict[bytes, list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +90,25 @@ def read_handshake(request: Request) -> Handshake:
             version (the answer then names ours), else 400.
 
     """
-    headers = request.headers
+    fields: Fields = {}
+    for name, value in request.headers:
+        if name in _ASKED:
+            fields.setdefault(name, []).append(value)
     if request.method != "GET":
         raise RemoteProtocolError("a handshake's method is GET", 405)
     if request.http_version != "1.1":
         raise RemoteProtocolError("a handshake needs HTTP/1.1", 400)
-    _check_token(headers, b"connection", b"upgrade")
-    _check_token(headers, b"upgrade", b"websocket")
-    if _values(headers, b"sec-websocket-version") != [VERSION]:
+    _check_token(fields, b"connection", b"upgrade")
+    _check_token(fields, b"upgrade", b"websocket")
+    if fields.get(b"sec-websocket-version") != [VERSION]:
         raise RemoteProtocolError("the WebSocket version is 13", 426)
     if request.content_length or request.chunked:
         raise RemoteProtocolError("a handshake has no body", 400)
-    return Handshake(_read_key(headers), _read_subprotocols(headers))
+    return Handshake(_read_key(fields), _read_subprotocols(fields))
 
 
 def encode_accept(
-    key: bytes, subprotocol: str | None = None, headers: Headers = ()
+    key: bytes, subprotocol: str | None = None, headers: Collection[tuple[bytes, bytes]] = ()
 ) -> bytes:
     """
     Return the response that accepts a handshake (section 4.2.2).
@@ -100,6 +124,8 @@ def encode_accept(
             malformed, or it is one that the handshake itself sets.
 
     """
+    if subprotocol is None and not headers:
+        return _ACCEPT % accept_key(key)
     fields = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
@@ -118,20 +144,19 @@ def encode_accept(
     return encode_head(101, fields)
 
 
-def _values(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for each, value in headers if each == name]
-
-
-def _check_token(headers: Headers, name: bytes, token: bytes) -> None:
+def _check_token(fields: Fields, name: bytes, token: bytes) -> None:
     """Check that a list field has an element, in any case."""
-    if token not in [each.lower() for each in read_list(_values(headers, name))]:
+    values = fields.get(name, ())
+    if len(values) == 1 and values[0].lower() == token:
+        return
+    if token not in [each.lower() for each in read_list(values)]:
         text = f"{name.decode().capitalize()} does not contain {token.decode()}"
         raise RemoteProtocolError(text, 400)
 
 
-def _read_key(headers: Headers) -> bytes:
+def _read_key(fields: Fields) -> bytes:
     """Return the key: there is one, of 16 bytes in base64 (section 4.1)."""
-    keys = _values(headers, b"sec-websocket-key")
+    keys = fields.get(b"sec-websocket-key", ())
     if len(keys) != 1:
         raise RemoteProtocolError("a handshake has one Sec-WebSocket-Key", 400)
     try:
@@ -143,9 +168,12 @@ def _read_key(headers: Headers) -> bytes:
     return keys[0]
 
 
-def _read_subprotocols(headers: Headers) -> tuple[str, ...]:
+def _read_subprotocols(fields: Fields) -> tuple[str, ...]:
     """Return the offered subprotocols, which are tokens (section 4.1)."""
-    names = read_list(_values(headers, b"sec-websocket-protocol"))
+    offered = fields.get(b"sec-websocket-protocol")
+    if offered is None:
+        return ()
+    names = read_list(offered)
     if not all(map(TOKEN.fullmatch, names)):
         raise RemoteProtocolError("a subprotocol is not a token", 400)
     return tuple(name.decode() for name in names)

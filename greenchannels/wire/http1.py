@@ -1,9 +1,9 @@
 """
 HTTP/1.1 in the server's role: bytes in, requests out, and back (RFC 9112).
 
-Two parsers read each head. One regular expression says whether it is what the
-RFCs allow, to the letter; llhttp, through httptools, then takes it apart and has
-to agree on whether a body follows. Where a body ends is counted here, so that the
+Two parsers read each head. Regular expressions say whether it is what the RFCs
+allow, to the letter, and take it apart; llhttp, through httptools, reads it as
+well and has to accept it and to agree on whether a body follows. Where a body ends is counted here, so that the
 next request's head is checked before llhttp sees it.
 
 Deviations, all to the strict side: one request line and field per CRLF, a bare LF
@@ -28,7 +28,7 @@ import httptools
 from ..errors import RemoteProtocolError
 from ..options import HTTPLimits
 from .chunked import ChunkedDecoder
-from .grammar import FIELD_LINE, TOKEN_CHARACTER
+from .grammar import FIELD_LINE, TOKEN_CHARACTER, read_fields
 from .request import Request, parse_headers, read_request
 from .response import LAST_CHUNK, encode_chunk, encode_head, http_date
 
@@ -46,15 +46,12 @@ __all__ = [
     "parse_headers",
 ]
 
-_BLANK = b" \t"
-
 #: Method, target (RFC 3986, without a fragment) and version.
 _START = TOKEN_CHARACTER + rb"++ [\x21\x22\x24-\x7e]++ HTTP/"
 _REQUEST_LINE = _START + rb"1\.[01]\r\n"
 _ANY_VERSION = re.compile(_START + rb"[0-9]\.[0-9]\r\n")
 _GOOD_REQUEST_LINE = re.compile(_REQUEST_LINE)
 _GOOD_FIELD_LINE = re.compile(FIELD_LINE)
-_HEAD = re.compile(rb"%b(?:%b)*+\r\n" % (_REQUEST_LINE, FIELD_LINE))
 _UPGRADE_LINE = re.compile(rb"\r\nupgrade:[^\r]*+", re.IGNORECASE)
 
 
@@ -73,7 +70,7 @@ class RequestEnd:
 Event: TypeAlias = Request | BodyChunk | RequestEnd
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """What a parser takes input for."""
 
     HEAD = "head"
@@ -101,14 +98,10 @@ NEXT_STATES: dict[State, frozenset[State]] = {
 class _Collector:
     """What llhttp calls. Does not know its parser: a cycle would outlive both."""
 
-    __slots__ = ("complete", "headers")
+    __slots__ = ("complete",)
 
     def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(_BLANK)))
 
     def on_message_complete(self) -> None:
         self.complete = True
@@ -232,19 +225,22 @@ class RequestParser:
             self._searched = max(0, len(whole) - 3)
             return b""
         head = bytes(whole[:end])
-        if not self._is_plain(head):
+        line_end = head.index(b"\r\n") + 2
+        headers = read_fields(head, line_end)
+        if headers is None or not self._is_plain(head, line_end, len(headers)):
             self._check_lines(head)
+            raise AssertionError("a malformed head has a malformed line")
         self._begin_head()
-        self._begin_request(self._parse_head(head), events)
+        self._begin_request(self._parse_head(head, headers), events)
         return bytes(whole[end:])
 
-    def _is_plain(self, head: bytes) -> bool:
-        """Tell whether a head has neither malformed lines nor exceeds a limit."""
+    def _is_plain(self, head: bytes, line_end: int, lines: int) -> bool:
+        """Tell whether the request line is well-formed and no limit is exceeded."""
         return (
-            _HEAD.fullmatch(head) is not None
+            _GOOD_REQUEST_LINE.fullmatch(head, 0, line_end) is not None
             and len(head) <= self._max_head
-            and head.index(b"\r\n") <= self._max_line
-            and head.count(b"\n") - 2 <= self._max_headers
+            and line_end - 2 <= self._max_line
+            and lines <= self._max_headers
         )
 
     def _check_lines(self, data: bytes | bytearray) -> None:
@@ -278,32 +274,24 @@ class RequestParser:
         self._collector = _Collector()
         self._llhttp = httptools.HttpRequestParser(self._collector)
 
-    def _parse_head(self, head: bytes) -> Request:
-        """Have llhttp take a head apart, and check what it means."""
+    def _parse_head(self, head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
+        """Say what a head means; llhttp has to agree on whether a body follows."""
+        plain = head
+        if any(name == b"upgrade" for name, _ in headers):
+            # It would take the body for the other protocol's, whichever that is.
+            plain = _UPGRADE_LINE.sub(b"", head)
         self._collector.complete = False
         try:
-            self._feed_head(head)
+            self._llhttp.feed_data(plain)
         except httptools.HttpParserInvalidMethodError:
             raise RemoteProtocolError("method is unknown", 501) from None
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            read_request(head, parse_headers(head))  # may know a better answer
+            read_request(head, headers)  # may know a better answer
             raise RemoteProtocolError(f"malformed head: {error}", 400) from None
-        headers, self._collector.headers = self._collector.headers, []
         request = read_request(head, headers)
         if self._collector.complete == request.has_body:
             raise RemoteProtocolError("the end of the request is in doubt", 400)
         return request
-
-    def _feed_head(self, head: bytes) -> None:
-        """Give a head to llhttp, which shall not know of upgrades."""
-        try:
-            self._llhttp.feed_data(head)
-        except httptools.HttpParserUpgrade:
-            # It would take the body for the other protocol's, whichever that is.
-            headers = self._collector.headers
-            self._start_llhttp()
-            self._llhttp.feed_data(_UPGRADE_LINE.sub(b"", head))
-            self._collector.headers = headers
 
     def _begin_request(self, request: Request, events: list[Event]) -> None:
         """Add a request to the events; expect its body."""

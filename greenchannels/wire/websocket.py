@@ -24,7 +24,7 @@ NO_STATUS = 1005
 MAX_REASON = MAX_CONTROL - 2
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """Where a connection is in its life (section 7.1)."""
 
     OPEN = "open"
@@ -36,7 +36,7 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-class Step(enum.Enum):
+class Step(enum.StrEnum):
     """What moves a connection on."""
 
     CLOSE_SENT = "close sent"
