@@ -75,11 +75,13 @@ class Transport(Outlet):
     """
 
     __slots__ = (
+        "_done",
         "_drained",
         "_failure",
         "_offset",
         "_progress_at",
         "_reading",
+        "_receiving",
         "_sock",
         "_waiters",
         "_watcher",
@@ -110,6 +112,10 @@ class Transport(Outlet):
         self._drained = 0
         self._waiters: list[Any] | None = None
         self._reading = False
+        #: Whether ``_on_readable`` is at work further up the stack.
+        self._receiving = False
+        #: Whether all is written and the socket can be closed.
+        self._done = False
         self._failure: Exception | None = None
 
     # Reading.
@@ -147,7 +153,7 @@ class Transport(Outlet):
             return
         self.heard = True
         # What the consumer sends before it waits is written below, at once.
-        self.scheduled = True
+        self.scheduled = self._receiving = True
         try:
             if size:
                 self.protocol.data_received(buffer, size)
@@ -157,9 +163,11 @@ class Transport(Outlet):
         except Exception as error:
             logger.exception("%r failed in the hub", self.protocol)
             self.fail(error)
-        self.scheduled = False
+        self.scheduled = self._receiving = False
         if self.queue:
             self.write_now()
+        if self._done:
+            self._tear_down(None)
 
     # Writing.
 
@@ -350,6 +358,8 @@ class Transport(Outlet):
         """Everything has been written: close, or half-close and linger."""
         if isinstance(self.protocol, Lingering):
             self.protocol.start()
+        elif self._receiving:
+            self._done = True  # _on_readable closes it
         else:
             self.reactor.loop.run_callback(self._tear_down, None)
 
@@ -362,10 +372,12 @@ class Transport(Outlet):
         self._watcher.stop()
         self._watcher.close()
         self.closing = False
-        self._unblock()
+        if self.blocked:
+            self._unblock()
         self.queue.clear()
         self.own = self.shared = 0
-        self.wake_waiters()
+        if self._waiters is not None:
+            self.wake_waiters()
         try:
             self._sock.close()
         except OSError:

@@ -31,6 +31,8 @@ class AccessLog:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
+        #: Whether anything is written.
+        self.enabled = stream is not None
         self._second = 0
         self._time = ""
 

@@ -93,6 +93,9 @@ class Exchange:
         self._started_at = time.monotonic()
         self._greenlet: Greenlet[..., Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{self._request.method} {self._request.path}>"
+
     @property
     def client(self) -> Any:
         """The connection's own address."""
@@ -100,8 +103,7 @@ class Exchange:
 
     def start(self) -> None:
         """Run the consumer in a greenlet."""
-        self._greenlet = self._server.spawn(self._run)
-        self._greenlet.name = f"{self._request.method} {self._request.path}"
+        self._greenlet = self._server.spawn(Exchange._run, self)
         self._greenlet.start()
 
     # From the connection. Hub only.

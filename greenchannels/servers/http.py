@@ -9,7 +9,6 @@ and reading stops meanwhile. A WebSocket handshake hands the transport over.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ class HTTPConnection:
         self.transport = transport
         self.client = client
         self._parser = RequestParser(server.options.http)
-        self._waiting: deque[Any] = deque()
+        self._waiting: list[Any] = []
         self._waiting_body = 0
         self._exchange: Exchange | None = None
         self._closing = False
@@ -123,14 +122,14 @@ class HTTPConnection:
             if isinstance(event, Request):
                 if self._exchange is not None:
                     break
-                waiting.popleft()
+                waiting.pop(0)
                 self._begin(event)
                 if event.upgrade:
                     return
             elif self._exchange is None:
-                waiting.popleft()  # the rest of a body that nobody reads
+                waiting.pop(0)  # the rest of a body that nobody reads
             else:
-                waiting.popleft()
+                waiting.pop(0)
                 self._give(event)
         if self._closing:
             return

@@ -284,14 +284,24 @@ class ServerSocket(WebSocket):
         if self._expiry is not None:
             self._expiry.cancel()
         self._kill_children()
-        clock = self._server.reactor.clock
-        timeout = self._endpoint.limits.stop_timeout
-        if self._greenlet is not None and timeout is not None:
-            self._stop_alarm = clock.call_later(timeout, self._stop_consumer)
         self._server.socket_ended(self)
         self._transport.wake_waiters()
         if self._waiter is not None:
-            self._server.reactor.loop.run_callback(self._wake)
+            self._server.reactor.loop.run_callback(self._wake_at_end)
+        else:
+            self._watch_consumer()
+
+    def _wake_at_end(self) -> None:
+        """Let a waiting consumer end; watch it if it does not. Hub only."""
+        self._wake()
+        self._watch_consumer()
+
+    def _watch_consumer(self) -> None:
+        """The socket is over: give the consumer ``stop_timeout`` from now on."""
+        timeout = self._endpoint.limits.stop_timeout
+        if self._greenlet is not None and timeout is not None:
+            clock = self._server.reactor.clock
+            self._stop_alarm = clock.call_later(timeout, self._stop_consumer)
 
     def _check_alive(self) -> None:
         if self._error is not None:

@@ -7,7 +7,6 @@ Refusing is an ordinary HTTP response; Origin is policy: neither is done here.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 from collections.abc import Collection
@@ -57,10 +56,10 @@ _ACCEPT = (
 Fields: TypeAlias = dict[bytes, list[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handshake:
     """
-    What a client asks for.
+    What a client asks for. Not frozen, only because that costs time.
 
     Attributes:
         key: The value of ``Sec-WebSocket-Key``.
@@ -75,7 +74,7 @@ class Handshake:
 def accept_key(key: bytes) -> bytes:
     """Return the answer to a ``Sec-WebSocket-Key`` (section 4.2.2, step 5.4)."""
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
-    return base64.b64encode(digest)
+    return binascii.b2a_base64(digest, newline=False)
 
 
 def read_handshake(request: Request) -> Handshake:
@@ -160,7 +159,7 @@ def _read_key(fields: Fields) -> bytes:
     if len(keys) != 1:
         raise RemoteProtocolError("a handshake has one Sec-WebSocket-Key", 400)
     try:
-        nonce = base64.b64decode(keys[0], validate=True)
+        nonce = binascii.a2b_base64(keys[0], strict_mode=True)
     except binascii.Error:
         nonce = b""
     if len(nonce) != 16:
