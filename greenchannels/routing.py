@@ -8,6 +8,7 @@ sockets.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,7 +234,7 @@ def http(
     return Route("http", _checked(path), view, ViewConsumer(view), methods=names)
 
 
-def static(path: str, folder: str) -> Route:
+def static(path: str, folder: str | os.PathLike[str]) -> Route:
     """
     Serve the files of ``folder`` below ``path``; passes on what it has not.
 

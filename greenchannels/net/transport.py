@@ -209,7 +209,20 @@ class Transport(Outlet):
     def wait_for_kernel(self, sent: int) -> None:
         """The kernel took only ``sent`` bytes: go on when the socket is writable."""
         self._take_sent(sent)
-        if not self.blocked:
+        while sent and self.queue and not self._offset:
+            # It may have taken all it was offered: a call offers MAX_VECTORS.
+            try:
+                sent = self._sock.sendmsg(self.queue[:MAX_VECTORS])
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self.fail(error)
+                return
+            self._take_sent(sent)
+        if not self.queue:
+            if self.closing:
+                self.written()
+        elif not self.blocked:
             self.blocked = True
             self._progress_at = time.monotonic()
             self._write_watcher = self.reactor.loop.io(self._sock.fileno(), 2)

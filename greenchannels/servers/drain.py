@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from .http import HTTPConnection
-from .websocket import RESTART
+from .websocket import HANDSHAKE, RESTART
 
 if TYPE_CHECKING:
     from .server import Server
@@ -78,7 +78,10 @@ class Drain:
         batch = max(int(MIN_PER_SECOND * PACE), -(-len(waiting) // steps))
         while waiting:
             for socket in waiting[:batch]:
-                socket.close(RESTART, "restarting")
+                if socket.stage is HANDSHAKE:
+                    socket.reject(503)
+                else:
+                    socket.close(RESTART, "restarting")
             del waiting[:batch]
             if waiting and self._left(TOLD) > 0:
                 gevent.sleep(PACE)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent import Greenlet, GreenletExit, getcurrent
 
+from ..errors import ConnectionBroken, ConnectionEnded
 from ..options import OWN_BUFFER
 from ..types import Event
 from ..wire.http1 import LAST_CHUNK, Request, encode_chunk, encode_head
@@ -47,7 +48,6 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_body_complete",
         "_body_read",
         "_chunked",
         "_connection",
@@ -65,6 +65,7 @@ class Exchange:
         "_started_at",
         "_status",
         "_waiter",
+        "body_complete",
         "waiting_body",
     )
 
@@ -76,9 +77,9 @@ class Exchange:
         self._request = request
         self._body: list[bytes] = []
         self.waiting_body = 0
-        self._body_complete = not (request.content_length or request.chunked)
+        self.body_complete = not (request.content_length or request.chunked)
         self._body_read = False
-        self._continue = request.expects_continue and not self._body_complete
+        self._continue = request.expects_continue and not self.body_complete
         self._gone = False
         self._ended = False
         self._finished = False
@@ -117,7 +118,7 @@ class Exchange:
 
     def body_ended(self) -> None:
         """The body is complete."""
-        self._body_complete = True
+        self.body_complete = True
         self._wake()
 
     def peer_gone(self) -> None:
@@ -160,6 +161,9 @@ class Exchange:
     def _run(self) -> None:
         try:
             self._server.serve_http(self._request, self)
+        except ConnectionEnded as error:
+            if error.source is not self:
+                self._failed()
         except (Exception, gevent.Timeout, SystemExit):
             self._failed()
         finally:
@@ -190,17 +194,17 @@ class Exchange:
         if self._continue and self._start is None:
             self._continue = False
             self._connection.transport.push(CONTINUE)
-        while not self._body and not self._body_complete and not self._gone:
+        while not self._body and not self.body_complete and not self._gone:
             self._wait()
         if self._body:
             data = b"".join(self._body)
             self._body.clear()
             self.waiting_body = 0
             self._connection.body_taken()
-            self._body_read = self._body_complete
-            more = not self._body_complete
+            self._body_read = self.body_complete
+            more = not self.body_complete
             return {"type": "http.request", "body": data, "more_body": more}
-        if self._body_complete and not self._body_read and not self._finished:
+        if self.body_complete and not self._body_read and not self._finished:
             self._body_read = True
             return {"type": "http.request", "body": b"", "more_body": False}
         while not self._gone and not self._finished:
@@ -217,7 +221,15 @@ class Exchange:
             self._waiter = None
 
     def send(self, event: Event) -> None:
-        """Take an event of the response; blocks while 64 KiB wait for the peer."""
+        """
+        Take an event of the response; blocks while 64 KiB wait for the peer.
+
+        Raises:
+            ConnectionBroken: If the peer has gone.
+
+        """
+        if self._ended:
+            raise ConnectionBroken(reason="the peer has gone", source=self)
         kind = event["type"]
         if kind == "http.response.start":
             if self._start is not None:
@@ -240,7 +252,7 @@ class Exchange:
         if self._has_body():
             output += self._frame(data, more)
         self._sent += len(data)
-        if not self._ended and output:
+        if output:
             transport.push(output)
         if not more:
             if self._left and self._has_body():
@@ -297,10 +309,10 @@ class Exchange:
         """Return ``headers`` with what becomes of the connection."""
         if any(n == b"connection" and b"close" in v.lower() for n, v in headers):
             self._keep_alive = False
-        if self._server.draining or not self._body_complete:
+        if self._server.draining or not self.body_complete:
             # A body that is still coming cannot be told from the next request
             # unless it is read to its end, which may never be.
-            self._keep_alive = self._keep_alive and self._body_complete
+            self._keep_alive = self._keep_alive and self.body_complete
         kept = [(n, v) for n, v in headers if n != b"connection"]
         if not self._keep_alive or self._server.draining:
             kept.append((b"connection", b"close"))
@@ -325,11 +337,12 @@ class Exchange:
             return
         self._finished = True
         self._wake()
-        self._server.access_log.request(
-            self._connection.client,
-            self._request,
-            self._status,
-            self._sent,
-            time.monotonic() - self._started_at,
-        )
-        self._connection.exchange_ended(self._keep_alive and self._body_complete)
+        if self._server.access_log.enabled:
+            self._server.access_log.request(
+                self._server.peer_address(self.client, self._request),
+                self._request,
+                self._status,
+                self._sent,
+                time.monotonic() - self._started_at,
+            )
+        self._connection.exchange_ended(self._keep_alive and self.body_complete)

@@ -9,7 +9,7 @@ and reading stops meanwhile. A WebSocket handshake hands the transport over.
 from __future__ import annotations
 
 import logging
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from ..net.clock import Alarm
@@ -26,6 +26,11 @@ MAX_WAITING_BODY = 64 * 1024
 logger = logging.getLogger("greenchannels.http")
 
 
+def phrase(status: int) -> str:
+    """Return what a status is called."""
+    return responses.get(status, "Refused")
+
+
 def plain_response(
     status: int,
     headers: list[tuple[bytes, bytes]],
@@ -34,7 +39,7 @@ def plain_response(
 ) -> bytes:
     """Return a whole response that ends its connection."""
     if not body and status >= 400:
-        body = HTTPStatus(status).phrase.encode() + b"\n"
+        body = phrase(status).encode() + b"\n"
         if not any(name.lower() == b"content-type" for name, _ in headers):
             headers = [*headers, (b"content-type", b"text/plain; charset=utf-8")]
     fixed = [
@@ -133,10 +138,18 @@ class HTTPConnection:
                 self._give(event)
         if self._closing:
             return
-        if not waiting and self._exchange is None and self._parser.error is not None:
-            self._refuse(self._parser.error.hint, self._parser.error.reason)
-            return
-        self._regulate()
+        error = self._parser.error
+        if error is not None and not waiting and self._exchange is None:
+            self._refuse(error.hint, error.reason)
+        elif error is not None and not waiting and self._body_is_coming:
+            assert self._exchange is not None
+            self._exchange.refuse(error.hint)
+        else:
+            self._regulate()
+
+    @property
+    def _body_is_coming(self) -> bool:
+        return self._exchange is not None and not self._exchange.body_complete
 
     def _give(self, event: Any) -> None:
         """Pass a piece of the body to the consumer."""
@@ -237,7 +250,7 @@ class HTTPConnection:
         """Answer a request that cannot be served, and close."""
         logger.info("refused with %d: %s", status, reason)
         self._server.access_log.refused(self.client, status)
-        body = f"{HTTPStatus(status).phrase}: {reason}\n".encode()
+        body = f"{phrase(status)}: {reason}\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8")]
         date = self._server.http_date()
         self.transport.push(plain_response(status, headers, body, date))
@@ -250,8 +263,8 @@ class HTTPConnection:
         self.transport.close(linger=True)
 
     def close_if_idle(self) -> None:
-        """Close unless a request is being served; for the drain."""
-        if self._exchange is None and not self._closing:
+        """Close unless a request is being served or read; for the drain."""
+        if self._exchange is None and not self._closing and not self._parser.in_head:
             self._close()
 
     def abort(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..options import HTTPLimits
 from ..types import Scope
+from ..wire.grammar import read_list
 from ..wire.http1 import Request, RequestParser
 from .proxies import Headers, Peer
 
@@ -44,12 +45,8 @@ def websocket_scope(
     scope = _common(request, peer)
     scope["type"] = "websocket"
     scope["scheme"] = "wss" if peer.secure else "ws"
-    scope["subprotocols"] = [
-        name.strip()
-        for field, value in request.headers
-        if field == b"sec-websocket-protocol"
-        for name in value.decode("latin-1").split(",")
-    ]
+    offered = [v for n, v in request.headers if n == b"sec-websocket-protocol"]
+    scope["subprotocols"] = [name.decode("latin-1") for name in read_list(offered)]
     scope["extensions"] = {
         "websocket.http.response": {},
         "greenchannels": {"socket": socket},

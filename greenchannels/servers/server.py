@@ -175,7 +175,9 @@ class Server:
             listener.close()
         for transport in tuple(self.connections):
             transport.abort()
-        gevent.killall(list(self._consumers), timeout=1.0)
+        consumers = list(self._consumers)
+        gevent.killall(consumers, block=False)
+        gevent.joinall(consumers, timeout=1.0)
         gevent.sleep(0)
         try:
             self._lifespan.stop()
@@ -321,7 +323,8 @@ class Server:
         if status == 405:
             headers.append((b"allow", b"GET"))
         body = f"{reason}\n".encode() if reason else b""
-        self.access_log.reject(client, request.path, status)
+        address = self.peer_address(client, request)
+        self.access_log.reject(address, request.path, status)
         transport.push(self.refusal(status, headers, body))
         transport.close(linger=True)
 
@@ -348,6 +351,9 @@ class Server:
 
     def peer_address(self, client: Any, request: Request) -> tuple[str, int] | None:
         """Return the peer's address for the log, through trusted proxies."""
+        if not self.options.proxies:
+            address: tuple[str, int] | None = client
+            return address
         return self._proxies.peer(client, request.headers).client
 
     def socket_opened(self, socket: ServerSocket) -> None:

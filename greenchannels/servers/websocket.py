@@ -397,6 +397,8 @@ class ServerSocket(WebSocket):
         self._advance(OPEN)
         transport = self._transport
         transport.push(head)
+        if opening.early:
+            transport.write_now()  # the 101 must not be among what is dropped
         self._server.socket_opened(self)
         if self._scope is not None and self._user is None:
             self.user = self._scope.get("user")
@@ -408,8 +410,8 @@ class ServerSocket(WebSocket):
             sent = opening.peer_sent
             self._server.reactor.loop.run_callback(self._feed, sent)
 
-    def _feed(self, early: bytearray) -> None:
-        """Take what the peer sent before the 101. Hub only."""
+    def _feed(self, early: bytes | bytearray) -> None:
+        """Take bytes that came earlier, and what was kept back. Hub only."""
         try:
             self.data_received(early, len(early))
         except Exception as error:
@@ -448,7 +450,7 @@ class ServerSocket(WebSocket):
 
     # Bytes from the peer. Hub only.
 
-    def data_received(self, buffer: bytearray, size: int) -> None:
+    def data_received(self, buffer: bytes | bytearray, size: int) -> None:
         """Take ``size`` bytes from the transport, and wake the consumer."""
         if self._stage is not OPEN:
             self._data_received_otherwise(buffer, size)
@@ -483,7 +485,7 @@ class ServerSocket(WebSocket):
             # After the consumer, which may have answered what came before.
             self._take_controls()
 
-    def _append(self, buffer: bytearray, size: int) -> None:
+    def _append(self, buffer: bytes | bytearray, size: int) -> None:
         """Decode behind what still waits in the inbox."""
         endpoint, wire = self._endpoint, self._wire
         count = len(self._inbox) - self._event_count
@@ -540,7 +542,8 @@ class ServerSocket(WebSocket):
         events = wire.control_events()
         output = wire.data_to_send()
         if output:
-            self._transport.push(output)
+            if self._transport.push(output) > OWN_BUFFER:
+                self._transport.write_now()
             if self._transport.own > OWN_BUFFER:
                 # It asks and does not read the answers: write_progress goes on.
                 self._transport.pause_reading()
@@ -573,7 +576,7 @@ class ServerSocket(WebSocket):
         if not self._transport.queue:
             self._transport.shutdown()
 
-    def _data_received_otherwise(self, buffer: bytearray, size: int) -> None:
+    def _data_received_otherwise(self, buffer: bytes | bytearray, size: int) -> None:
         """Before the 101 keep what comes; in closing state look for a close only."""
         if self._opening is not None:
             sent = self._opening.peer_sent
@@ -752,6 +755,10 @@ class ServerSocket(WebSocket):
         self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
         self._end(ConnectionClosed, code, reason)
         self._transport.resume_reading()
+        if self._input_paused:
+            # The peer's close frame may be among what was kept back.
+            self._input_paused = False
+            self._server.reactor.loop.run_callback(self._feed, b"")
 
     def _abort(self) -> None:
         """The peer did not close in time. Hub only."""
@@ -768,6 +775,12 @@ class ServerSocket(WebSocket):
         frame = broadcast.encodings.get(encode_shared)
         if frame is None:
             frame = broadcast.encoded(encode_shared)
+        if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
+            self._deliver_to_slow(frame)
+
+    def _deliver_to_slow(self, frame: SharedFrame) -> None:
+        """Too much waits: is it the peer that is slow, or was it not written yet?"""
+        self._transport.write_now()
         if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
             self._too_slow()
 
@@ -942,7 +955,8 @@ class ServerSocket(WebSocket):
             try:
                 if self._opening is not None:
                     self._wait_for_decision()
-                self._wait_for_input(None)
+                if not self._inbox:
+                    self._wait_for_input(None)
             except ConnectionEnded:
                 return self._disconnect_event()
         message = self._receive_any()

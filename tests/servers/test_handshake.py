@@ -529,11 +529,13 @@ def test_the_101_is_never_dropped_with_what_a_slow_member_has_not_read(serve):
         joined.set()
         go.wait()
         socket.accept()
-        for _ in range(5):
+        for _ in range(100):
             Group("early").send("x" * 10_000)
         socket.wait()
 
-    peer = serve(consumer, limits=Limits(max_write_buffer=20_000)).peer()
+    limits = Limits(max_write_buffer=20_000)
+    running = serve(consumer, limits=limits, send_buffer=16384)
+    peer = running.peer(receive_buffer=16384)
     peer.handshake()
     joined.wait(1)
     go.set()
