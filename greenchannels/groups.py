@@ -45,15 +45,26 @@ _json = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def resolve_member(member: object) -> Member:
-    """Return the member that a socket, or a channel name of this process, is."""
+    """
+    Return the member that a socket, or a channel name of this process, is.
+
+    A socket behind middleware has the server's own socket as its member.
+    """
     if isinstance(member, str):
         found = current_layer().find_channel(member)
         if found is None:
             raise ConfigurationError(f"no socket of this process is called {member!r}")
         return found
-    if not hasattr(member, "deliver"):
+    found = member_of(member)
+    if not hasattr(found, "deliver"):
         raise TypeError(f"{member!r} can be in no group: a socket can")
-    return member  # type: ignore[return-value]
+    return found  # type: ignore[no-any-return]
+
+
+def member_of(socket: Any) -> Any:
+    """Return whoever is in the groups for ``socket``: itself, or what is behind."""
+    behind = getattr(socket, "member", None)
+    return socket if behind is None else behind
 
 
 class Group:
@@ -160,13 +171,16 @@ class Group:
 
         """
         current_layer().send(
-            self._topic, make_broadcast(message), exclude=exclude, strict=strict
+            self._topic,
+            make_broadcast(message),
+            exclude=member_of(exclude),
+            strict=strict,
         )
 
     def send_json(self, obj: object, *, exclude: Any = None) -> None:
         """Send ``obj`` to every member as JSON text, encoded once."""
         current_layer().send(
-            self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=exclude
+            self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=member_of(exclude)
         )
 
 
@@ -192,12 +206,14 @@ class User:
 
     def send(self, message: Data | Event, *, exclude: Any = None) -> None:
         """Send to every socket of the user, as ``Group.send`` does."""
-        current_layer().send(self._topic, make_broadcast(message), exclude=exclude)
+        current_layer().send(
+            self._topic, make_broadcast(message), exclude=member_of(exclude)
+        )
 
     def send_json(self, obj: object, *, exclude: Any = None) -> None:
         """Send ``obj`` to every socket of the user as JSON text."""
         current_layer().send(
-            self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=exclude
+            self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=member_of(exclude)
         )
 
     def close(self, code: int = 1000, reason: str = "") -> None:

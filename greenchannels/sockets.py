@@ -42,6 +42,15 @@ HeaderList = Iterable[tuple[str | bytes, str | bytes]]
 logger = logging.getLogger("greenchannels.socket")
 
 
+#: Control characters and quotes, which would let a peer write lines of its own.
+_ESCAPES = {i: f"\\x{i:02x}" for i in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0))}
+
+
+def printable(text: str) -> str:
+    """Return what a peer sent as it may stand in a log."""
+    return text.translate(_ESCAPES)
+
+
 def user_id_of(user: object) -> str | None:
     """Return the id by which a user's sockets are addressed, or ``None``."""
     if user is None:
@@ -100,7 +109,7 @@ class WebSocket:
         self._children: set[Greenlet[..., Any]] | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.path}>"
+        return f"<{type(self).__name__} {printable(self.path)}>"
 
     # What the carrier of the messages must do.
 
@@ -198,8 +207,9 @@ class WebSocket:
         """Return the layer of this socket's server."""
         raise NotImplementedError
 
-    def _member(self) -> Any:
-        """Return whoever is the member when this socket joins."""
+    @property
+    def member(self) -> Any:
+        """Whoever is in groups for this socket: the server's own socket."""
         raise NotImplementedError
 
     def _check_alive(self) -> None:
@@ -316,11 +326,11 @@ class WebSocket:
 
         """
         self._check_alive()
-        self._layer().add(topic_of(group), self._member())
+        self._layer().add(topic_of(group), self.member)
 
     def leave(self, group: Group | str) -> None:
         """Undo ``join``; never blocks."""
-        self._layer().discard(topic_of(group), self._member())
+        self._layer().discard(topic_of(group), self.member)
 
     @property
     def user(self) -> Any:
@@ -337,13 +347,15 @@ class WebSocket:
     @user.setter
     def user(self, user: Any) -> None:
         self._user = user
+        if self._user_topic is None and user is None:
+            return
         user_id = user_id_of(user)
         topic = user_topic(user_id) if user_id is not None else None
         before, self._user_topic = self._user_topic, topic
         if before is not None and before != topic:
-            self._layer().discard(before, self._member())
-        if topic is not None and before != topic:
-            self._layer().add(topic, self._member())
+            self._layer().discard(before, self.member)
+        if topic is not None and before != topic and not self.member.ended:
+            self._layer().add(topic, self.member)
 
     # Children.
 
@@ -369,6 +381,7 @@ class WebSocket:
         if self._children is None:
             self._children = set()
         self._children.add(child)
+        child.rawlink(self._forget_child)
         child.start()
         return child
 
@@ -385,13 +398,15 @@ class WebSocket:
                 self._child_failed(function)
         except (Exception, gevent.Timeout, SystemExit):
             self._child_failed(function)
-        finally:
-            if self._children is not None:
-                self._children.discard(getcurrent())
         return None
 
+    def _forget_child(self, child: Greenlet[..., Any]) -> None:
+        """A child has ended, or was killed before it began."""
+        if self._children is not None:
+            self._children.discard(child)
+
     def _child_failed(self, function: Callable[..., Any]) -> None:
-        logger.exception("%s: child %r failed", self.path, function)
+        logger.exception("%s: child %r failed", printable(self.path), function)
         self.close(INTERNAL_ERROR)
 
     def _kill_children(self) -> None:
@@ -409,7 +424,8 @@ class WebSocket:
         gevent.joinall(children, timeout=timeout)
         left = sum(not child.dead for child in children)
         if left:
-            logger.warning("%s: %d children did not end in time", self.path, left)
+            where = printable(self.path)
+            logger.warning("%s: %d children did not end in time", where, left)
 
     # What the request said.
 
@@ -513,6 +529,9 @@ class EventSocket(WebSocket):
         self._receiving = False
         self._end: ConnectionEnded | None = None
         self.user = scope.get("user")
+        extension = scope.get("extensions", {}).get("greenchannels")
+        if extension is not None:
+            extension["socket"].front = self
         first = receive()
         if first["type"] != "websocket.connect":
             raise RuntimeError(f"expected websocket.connect, not {first['type']}")
@@ -635,13 +654,19 @@ class EventSocket(WebSocket):
         layer: Layer = self._server_socket()._layer()
         return layer
 
-    def _member(self) -> Any:
-        return self._server_socket()._member()
+    @property
+    def member(self) -> Any:
+        """See ``WebSocket.member``."""
+        return self._server_socket()
 
     @property
     def channel_name(self) -> str:
         """See ``WebSocket.channel_name``."""
         return str(self._server_socket().channel_name)
+
+    def socket_ended(self, code: int, reason: str) -> None:
+        """The server's socket behind has ended; this one need not have noticed."""
+        self.close_code, self.close_reason = code, reason
 
     @property
     def expires(self) -> float | None:

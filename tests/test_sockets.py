@@ -1,5 +1,6 @@
 """The socket that a consumer holds: every method, over a real connection."""
 
+import contextlib
 import contextvars
 import time
 from dataclasses import replace
@@ -306,7 +307,7 @@ def test_iteration_ends_when_this_end_closes(one):
         (lambda peer: peer.half_close(), ConnectionBroken, 1006, None),
         (lambda peer: peer.reset(), ConnectionBroken, 1006, None),
     ],
-    ids="code-and-reason code no-code gone half reset".split(),
+    ids=["code-and-reason", "code", "no-code", "gone", "half", "reset"],
 )
 def test_the_end_is_told_by_an_exception_with_code_and_reason(
     one, leave, kind, code, reason
@@ -771,7 +772,11 @@ def test_after_close_nothing_can_be_sent_or_received(one):
     def consumer(socket):
         socket.accept()
         socket.close(4000, "x")
-        for late in (socket.receive, lambda: socket.send("y"), lambda: socket.join("g")):
+        for late in (
+            socket.receive,
+            lambda: socket.send("y"),
+            lambda: socket.join("g"),
+        ):
             try:
                 late()
             except ConnectionClosed as error:
@@ -796,7 +801,9 @@ def test_a_child_runs_beside_its_consumer(one):
         child = socket.spawn(add, 1, b=2)
         assert child.get(timeout=1) == 3
         seen.put(child.name)
-        ticks = socket.spawn(lambda: [socket.send(f"{n}") or gevent.sleep(0) for n in "ab"])
+        ticks = socket.spawn(
+            lambda: [socket.send(f"{n}") or gevent.sleep(0) for n in "ab"]
+        )
         ticks.join()
         for message in socket:
             socket.send(message)
@@ -966,10 +973,8 @@ def test_a_child_that_does_not_end_is_not_waited_for_for_ever(one, caplog):
 
     def stubborn():
         while not stop.is_set():
-            try:
+            with contextlib.suppress(gevent.GreenletExit):
                 stop.wait()
-            except gevent.GreenletExit:
-                pass
 
     def consumer(socket):
         socket.accept()
@@ -1250,10 +1255,8 @@ def test_a_user_assigned_after_the_end_leaves_no_membership(one):
     def consumer(socket):
         socket.accept()
         socket.wait()
-        try:
+        with contextlib.suppress(ConnectionEnded):
             socket.user = 99
-        except ConnectionEnded:
-            pass
         seen.put("assigned")
 
     running = one(consumer)

@@ -39,18 +39,20 @@ class ViewConsumer:
         from werkzeug.exceptions import HTTPException
         from werkzeug.wrappers import Request
 
-        with tempfile.SpooledTemporaryFile(BODY_IN_MEMORY) as body:
+        extensions = scope.get("extensions", {}).get("greenchannels", {})
+        in_memory = extensions.get("max_body_in_memory", BODY_IN_MEMORY)
+        with tempfile.SpooledTemporaryFile(in_memory or 0) as body:
             try:
                 read_body(receive, body)
             except ClientGone:
                 return
-            request = Request(make_environ(scope, body))
-            params = scope.get("url_route", {}).get("kwargs", {})
-            try:
-                response = make_response(self.view(request, **params))
-            except HTTPException as error:
-                response = error.get_response(request.environ)
-            send_response(response, request.environ, send)
+            with Request(make_environ(scope, body)) as request:
+                params = scope.get("url_route", {}).get("kwargs", {})
+                try:
+                    response = make_response(self.view(request, **params))
+                except HTTPException as error:
+                    response = error.get_response(request.environ)
+                send_response(response, request.environ, send)
 
 
 def read_body(receive: Receive, body: IO[bytes]) -> None:
@@ -123,9 +125,7 @@ def make_response(result: Any) -> Response:
         response = Response(msgspec.json.encode(result), mimetype="application/json")
     elif isinstance(result, bytearray):
         response = Response(bytes(result), mimetype="text/html")
-    elif isinstance(result, str | bytes):
-        response = Response(result, mimetype="text/html")
-    elif isinstance(result, Iterator):
+    elif isinstance(result, (str, bytes, Iterator)):
         response = Response(result, mimetype="text/html")
     elif callable(result):
         response = Response.force_type(result, {})

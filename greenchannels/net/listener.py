@@ -34,7 +34,7 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 logger = logging.getLogger("greenchannels.net")
 
 #: Called in the hub with a raw, non-blocking socket and the peer's address.
-OnConnection = Callable[[Any, Any], None]
+OnConnection = Callable[[Any, Any], object]
 
 
 def bind_tcp(host: str, port: int, *, write_timeout: float | None = None) -> RawSocket:
@@ -114,6 +114,14 @@ def _remove_stale(path: str) -> None:
                 os.unlink(path)
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+
+
+def close_listening(sock: RawSocket) -> None:
+    """Close a listening socket that no ``Listener`` took; remove a Unix one's file."""
+    address = sock.getsockname()
+    sock.close()
+    if _inode(address) is not None:
+        os.unlink(address)
 
 
 class Listener:

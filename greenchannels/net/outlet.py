@@ -146,11 +146,26 @@ def pure_write_each(outlets: list[PureOutlet], /) -> None:
         outlet.write_now()
 
 
+def pure_keep_frame_chunks(count: int, /) -> None:
+    """
+    Keep memory for the frames of up to ``count`` greenlets, for the next ones.
+
+    For the whole process. Without the C accelerator there is no way to, and
+    nothing happens.
+
+    Args:
+        count: From 0 to 256; 16 KiB each.
+
+    """
+
+
 if TYPE_CHECKING:
     Outlet = PureOutlet
     write_each = pure_write_each
+    keep_frame_chunks = pure_keep_frame_chunks
 else:
     try:
-        from ._speedups import Outlet, write_each
+        from ._speedups import Outlet, keep_frame_chunks, write_each
     except ImportError:
         Outlet, write_each = PureOutlet, pure_write_each
+        keep_frame_chunks = pure_keep_frame_chunks

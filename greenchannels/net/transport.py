@@ -452,4 +452,3 @@ class _Gone:
 
 
 _GONE = _Gone()
-

@@ -8,10 +8,14 @@ page of ours from a stranger's. A missing Origin is not a browser and allowed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import ConfigurationError
+
+#: A name or an address, with or without a dot before it for all below.
+_HOST = re.compile(r"\.?[^\s*./@]+(?:\.[^\s*./@]+)*\.?")
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -31,9 +35,17 @@ def check_pattern(pattern: str) -> str:
     if pattern == "*":
         return pattern
     parts = _split(pattern if "://" in pattern else "//" + pattern)
-    if parts is None or not parts.hostname or parts.path not in ("", "/"):
+    if parts is None or not _is_host(parts) or parts.path not in ("", "/"):
         raise ConfigurationError(f"not an origin pattern: {pattern!r}")
     return pattern
+
+
+def _is_host(parts: SplitResult) -> bool:
+    """Whether a pattern's host is one, or a domain where there may be one."""
+    host = parts.hostname or ""
+    if parts.scheme and host.startswith("."):
+        return False
+    return bool(_HOST.fullmatch(host))
 
 
 def origin_allowed(origin: str, *, host: str, patterns: Iterable[str]) -> bool:

@@ -8,16 +8,31 @@ WSREJECT has the status that refused.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, TextIO
+
+from ..sockets import printable
 
 if TYPE_CHECKING:
     from ..wire.http1 import Request
 
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+logger = logging.getLogger("greenchannels.server")
 
-#: Control bytes and quotes, which would let a peer write lines of its own.
-_ESCAPES = {i: f"\\x{i:02x}" for i in (*range(0x20), 0x22, 0x5C, *range(0x7F, 0xA0))}
+_MONTHS = [
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+]
 
 
 class AccessLog:
@@ -70,11 +85,14 @@ class AccessLog:
     ) -> None:
         assert self._stream is not None
         host = f"{client[0]}:{client[1]}" if client else "unix"
-        line = what.translate(_ESCAPES)
-        self._stream.write(
-            f'{host} - - [{self._now()}] "{line}" {status} {size or "-"}'
-            f" {seconds:.3f}\n"
-        )
+        line = printable(what)
+        text = f'{host} - - [{self._now()}] "{line}" {status} {size or "-"}'
+        try:
+            self._stream.write(f"{text} {seconds:.3f}\n")
+        except (OSError, ValueError) as error:
+            # A full disk or a closed pipe; the service is worth more than its log.
+            self._stream, self.enabled = None, False
+            logger.error("the access log ends here: %s", error)
 
     def _now(self) -> str:
         second = int(time.time())

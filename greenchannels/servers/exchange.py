@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -16,6 +17,7 @@ from gevent import Greenlet, GreenletExit, getcurrent
 
 from ..errors import ConnectionBroken, ConnectionEnded
 from ..options import OWN_BUFFER
+from ..sockets import printable
 from ..types import Event
 from ..wire.http1 import LAST_CHUNK, Request, encode_chunk, encode_head
 
@@ -95,7 +97,7 @@ class Exchange:
         self._greenlet: Greenlet[..., Any] | None = None
 
     def __repr__(self) -> str:
-        return f"<{self._request.method} {self._request.path}>"
+        return f"<{self._request.method} {printable(self._request.path)}>"
 
     @property
     def client(self) -> Any:
@@ -172,10 +174,11 @@ class Exchange:
                 self._incomplete()
 
     def _failed(self) -> None:
-        path = self._request.path
+        path = printable(self._request.path)
         logger.exception("%s %s: the consumer failed", self._request.method, path)
         if self._start is None:
-            self._answer_plainly(500)
+            debug = self._server.options.debug
+            self._answer_plainly(500, traceback.format_exc() if debug else "")
             self._finish()
 
     def _incomplete(self) -> None:
@@ -183,7 +186,7 @@ class Exchange:
         if self._ended or self._gone and self._start is None:
             self._finish()
         elif self._start is None:
-            logger.error("%s: the consumer sent no response", self._request.path)
+            logger.error("%r: the consumer sent no response", self)
             self._answer_plainly(500)
             self._finish()
         else:
@@ -258,6 +261,8 @@ class Exchange:
             if self._left and self._has_body():
                 raise ResponseError(f"{self._left} promised bytes were not sent")
             self._finish()
+        if transport.own > OWN_BUFFER:
+            transport.write_now()
         while transport.own > OWN_BUFFER and not transport.closed:
             transport.wait_for_progress()
 
@@ -320,13 +325,14 @@ class Exchange:
             kept.append((b"connection", b"keep-alive"))
         return kept
 
-    def _answer_plainly(self, status: int) -> None:
+    def _answer_plainly(self, status: int, text: str = "") -> None:
         """Send a short response of our own; closes the connection."""
         self._keep_alive = False
         self._start = {"status": status}
         self._status = status
         if not self._ended:
-            data = self._server.refusal(status, [], b"")
+            headers = [(b"content-type", b"text/plain; charset=utf-8")] if text else []
+            data = self._server.refusal(status, headers, text.encode())
             if self._request.method == "HEAD":
                 data = data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
             self._connection.transport.push(data)

@@ -60,6 +60,7 @@ class HTTPConnection:
         server: Runs the consumers.
         transport: The connection.
         client: The peer's address.
+        scope: What goes into the scope of a WebSocket beside the request.
 
     """
 
@@ -68,6 +69,7 @@ class HTTPConnection:
         "_closing",
         "_exchange",
         "_parser",
+        "_scope",
         "_server",
         "_waiting",
         "_waiting_body",
@@ -75,10 +77,17 @@ class HTTPConnection:
         "transport",
     )
 
-    def __init__(self, server: Server, transport: Transport, client: Any) -> None:
+    def __init__(
+        self,
+        server: Server,
+        transport: Transport,
+        client: Any,
+        scope: dict[str, Any] | None = None,
+    ) -> None:
         self._server = server
         self.transport = transport
         self.client = client
+        self._scope = scope
         self._parser = RequestParser(server.options.http)
         self._waiting: list[Any] = []
         self._waiting_body = 0
@@ -193,7 +202,9 @@ class HTTPConnection:
         """Let the WebSocket side have the connection."""
         trailing = self._parser.trailing
         self._closing = True  # for this protocol; the transport goes on
-        self._server.open_websocket(self.transport, request, trailing, self.client)
+        self._server.open_websocket(
+            self.transport, request, trailing, self.client, self._scope
+        )
 
     def exchange_ended(self, keep_alive: bool) -> None:
         """The response has been sent: close, or take the next request."""

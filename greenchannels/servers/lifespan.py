@@ -13,10 +13,13 @@ from contextlib import ExitStack
 from typing import Any
 
 from gevent import Greenlet
-from gevent.queue import Queue
+from gevent.queue import Empty, Queue
 
 from ..routing import Route, Router
 from ..types import Event, Scope
+
+#: Seconds that a GSGI consumer may take to start, and to stop.
+LIFESPAN_TIMEOUT = 60.0
 
 logger = logging.getLogger("greenchannels.server")
 
@@ -77,27 +80,47 @@ class GSGILifespan:
         self._greenlet: Greenlet[..., Any] | None = None
 
     def start(self, context: contextvars.Context) -> None:
-        """Send startup and wait for its answer."""
+        """Send startup and wait for its answer, at most ``LIFESPAN_TIMEOUT`` s."""
         self._greenlet = Greenlet(self._run)
         self._greenlet.gr_context = context.copy()
         self._greenlet.name = f"lifespan of {self._route.path}"
         self._events.put({"type": "lifespan.startup"})
         self._greenlet.start()
-        answer = self._answers.get()
+        answer = self._answer("startup")
         if answer["type"] == "lifespan.startup.failed":
-            self._greenlet.join()
+            self._greenlet.kill()
             raise LifespanFailed(answer.get("message", "") or "startup failed")
-        self._supported = answer["type"] == "lifespan.startup.complete"
+        if not self._supported:
+            self._greenlet.kill()
 
     def stop(self) -> None:
-        """Send shutdown and wait for its answer."""
+        """Send shutdown and wait for its answer, at most ``LIFESPAN_TIMEOUT`` s."""
         if not self._supported or self._greenlet is None:
             return
         self._events.put({"type": "lifespan.shutdown"})
-        answer = self._answers.get()
-        if answer["type"] == "lifespan.shutdown.failed":
-            logger.error("lifespan of %s: %s", self._route.path, answer.get("message"))
-        self._greenlet.join()
+        try:
+            answer = self._answer("shutdown")
+        except LifespanFailed:
+            logger.exception("lifespan of %s", self._route.path)
+        else:
+            if answer["type"] == "lifespan.shutdown.failed":
+                text = answer.get("message")
+                logger.error("lifespan of %s: %s", self._route.path, text)
+        self._greenlet.kill()
+
+    def _answer(self, what: str) -> Event:
+        try:
+            return self._answers.get(timeout=LIFESPAN_TIMEOUT)
+        except Empty:
+            assert self._greenlet is not None
+            self._greenlet.kill()
+            raise LifespanFailed(f"no answer to {what} in time") from None
+
+    def _send(self, event: Event) -> None:
+        """Take an answer; the first tells whether the consumer has a lifespan."""
+        if event["type"] == "lifespan.startup.complete":
+            self._supported = True
+        self._answers.put(event)
 
     def _run(self) -> None:
         scope: Scope = {
@@ -106,7 +129,7 @@ class GSGILifespan:
             "state": self._state,
         }
         try:
-            self._route.consumer(scope, self._events.get, self._answers.put)
+            self._route.consumer(scope, self._events.get, self._send)
         except Exception:
             if self._supported:
                 logger.exception("lifespan of %s failed", self._route.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..options import HTTPLimits
+from ..options import HTTPLimits, ServerOptions
 from ..types import Scope
 from ..wire.grammar import read_list
 from ..wire.http1 import Request, RequestParser
@@ -17,13 +17,18 @@ NO_LIMITS = HTTPLimits(None, None, None, None)
 ASGI = {"version": "3.0", "spec_version": "2.5"}
 
 
-def http_scope(request: Request, peer: Peer) -> Scope:
+def http_scope(request: Request, peer: Peer, options: ServerOptions) -> Scope:
     """Return the scope of an HTTP request."""
     scope = _common(request, peer)
     scope["type"] = "http"
     scope["method"] = request.method
     scope["scheme"] = "https" if peer.secure else "http"
-    scope["extensions"] = {}
+    scope["extensions"] = {
+        "greenchannels": {
+            "debug": options.debug,
+            "max_body_in_memory": options.http.max_body_in_memory,
+        }
+    }
     return scope
 
 

@@ -28,6 +28,7 @@ from ..net.transport import Transport
 from ..options import ServerOptions, check_options
 from ..routing import Match, NoMatch, Route, Router, refuse, scope_of
 from ..security.origin import check_pattern, origin_allowed
+from ..sockets import printable
 from ..types import Scope
 from ..wire.handshake import read_handshake
 from ..wire.http1 import Request
@@ -125,18 +126,29 @@ class Server:
         listener.start()
         return listener
 
-    def connect(self, sock: Any, address: Any) -> None:
-        """Serve a connected, non-blocking raw socket. Called in the hub."""
+    def connect(
+        self, sock: Any, address: Any, scope: dict[str, Any] | None = None
+    ) -> Transport:
+        """
+        Serve a connected, non-blocking raw socket; never blocks.
+
+        Args:
+            sock: The socket; owned by the server from now on.
+            address: The peer's address.
+            scope: What to put into the scopes of its WebSockets, such as a user.
+
+        """
         transport = Transport(
             self.reactor, sock, write_timeout=self.options.timeouts.write_timeout
         )
         client = address if isinstance(address, tuple) else None
-        connection = HTTPConnection(self, transport, client)
+        connection = HTTPConnection(self, transport, client, scope)
         self.connections[transport] = connection
         limit = self.options.max_connections
         if limit is not None and len(self.connections) >= limit:
             self._pause_accepting()
         transport.start(connection)
+        return transport
 
     def _pause_accepting(self) -> None:
         logger.warning("accepting pauses: %d connections", len(self.connections))
@@ -210,7 +222,8 @@ class Server:
 
     def _serve_http(self, request: Request, exchange: Exchange) -> None:
         client = exchange.client
-        scope = http_scope(request, self._proxies.peer(client, request.headers))
+        peer = self._proxies.peer(client, request.headers)
+        scope = http_scope(request, peer, self.options)
         self._lifespan.add_state(scope)
         match = self.router.find("http", request.method, request.path)
         if isinstance(match, NoMatch):
@@ -220,7 +233,12 @@ class Server:
             consumer(scope_of(scope, match), exchange.receive, exchange.send)
 
     def open_websocket(
-        self, transport: Transport, request: Request, trailing: bytes, client: Any
+        self,
+        transport: Transport,
+        request: Request,
+        trailing: bytes,
+        client: Any,
+        scope: dict[str, Any] | None = None,
     ) -> None:
         """Start serving a handshake, or refuse it. Called in the hub."""
         try:
@@ -244,6 +262,8 @@ class Server:
                 match.params,
                 client,
             )
+            if scope:
+                socket.extend_scope(scope)
             self._run_websocket(socket, match)
 
     def _run_websocket(self, socket: ServerSocket, match: Match) -> None:
@@ -267,9 +287,9 @@ class Server:
         except ConnectionEnded as error:
             failed = error.source is not socket
             if failed:
-                logger.exception("%s: the consumer failed", socket.path)
+                logger.exception("%s: the consumer failed", printable(socket.path))
         except (Exception, gevent.Timeout, SystemExit):
-            logger.exception("%s: the consumer failed", socket.path)
+            logger.exception("%s: the consumer failed", printable(socket.path))
         finally:
             socket.run_ended()
             if failed:
@@ -305,7 +325,7 @@ class Server:
         logger.warning(
             "%s: refused with 403: the page is of origin %r and asked for host %r;"
             " --origin allows others",
-            request.path,
+            printable(request.path),
             text,
             host,
         )

@@ -36,10 +36,12 @@ from ..sockets import (
     EXPIRED,
     INTERNAL_ERROR,
     NORMAL,
+    EventSocket,
     HeaderList,
     WebSocket,
     encode_headers,
     epoch_seconds,
+    printable,
 )
 from ..types import Data, Event, Receive, Scope, Send
 from ..wire.frames import CLOSE, encode
@@ -181,6 +183,7 @@ class ServerSocket(WebSocket):
         "_transport",
         "_waiter",
         "_wire",
+        "front",
     )
 
     def __init__(
@@ -203,6 +206,8 @@ class ServerSocket(WebSocket):
         self._client = client
         self._stage = HANDSHAKE
         self._wire: WebSocketProtocol
+        #: The socket that a consumer behind wrapping middleware holds.
+        self.front: EventSocket | None = None
         #: Next message last; holds str, bytes and event broadcasts.
         self._inbox: list[Any] = []
         #: Bytes from the peer since the inbox was empty: an upper bound.
@@ -264,7 +269,7 @@ class ServerSocket(WebSocket):
             raise AssertionError(f"{self._stage} cannot become {stage}")
         self._stage = stage
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s = connection is %s", self._path, stage.name)
+            logger.debug("%r = connection is %s", self, stage.name)
 
     def _end(self, kind: type[ConnectionEnded], code: int, reason: str = "") -> None:
         """
@@ -277,6 +282,8 @@ class ServerSocket(WebSocket):
             return
         self._error = (kind, code, reason)
         self.close_code, self.close_reason = code, reason
+        if self.front is not None:
+            self.front.socket_ended(code, reason)
         layer = self._server.layer
         layer.discard_everywhere(self)
         if self._channel_name:
@@ -328,7 +335,7 @@ class ServerSocket(WebSocket):
         if self._greenlet is not None and not self._greenlet.dead:
             logger.warning(
                 "%s: the consumer did not end %s s after its socket; it is killed",
-                self._path,
+                printable(self._path),
                 self._endpoint.limits.stop_timeout,
             )
             self._greenlet.kill(GreenletExit, block=False)
@@ -339,11 +346,15 @@ class ServerSocket(WebSocket):
 
     def run_ended(self) -> None:
         """The consumer has ended; its children end before anything is sent."""
-        self._join_children(self._endpoint.limits.stop_timeout)
-        self._greenlet = None
-        if self._stop_alarm is not None:
-            self._stop_alarm.cancel()
-            self._stop_alarm = None
+        try:
+            self._join_children(self._endpoint.limits.stop_timeout)
+        except GreenletExit:
+            logger.warning("%r: killed while its children ended", self)
+        finally:
+            self._greenlet = None
+            if self._stop_alarm is not None:
+                self._stop_alarm.cancel()
+                self._stop_alarm = None
 
     def is_direct(self, receive: Receive, send: Send) -> bool:
         """Whether these are this socket's own, with nothing between."""
@@ -355,6 +366,10 @@ class ServerSocket(WebSocket):
         self.params = dict(scope["url_route"]["kwargs"])
         if scope.get("user") is not None:
             self.user = scope["user"]
+
+    def extend_scope(self, extras: Scope) -> None:
+        """Put more into the scope, before the consumer runs."""
+        self._scope = {**self.scope, **extras}
 
     @property
     def log_client(self) -> Any:
@@ -443,7 +458,7 @@ class ServerSocket(WebSocket):
         if self._opening is not None:
             logger.warning(
                 "%s: the handshake was not decided in %s s",
-                self._path,
+                printable(self._path),
                 self._endpoint.timeouts.accept_timeout,
             )
             self.reject(503)
@@ -568,7 +583,7 @@ class ServerSocket(WebSocket):
 
     def _peer_failed(self, event: Failed) -> None:
         """The peer broke the rules: our close frame is queued (section 7.1.7)."""
-        logger.info("%s: %s", self._path, event.error)
+        logger.info("%s: %s", printable(self._path), event.error)
         if self._stage is OPEN:
             self._advance(CLOSING)
         self._start_closing(event.error.hint, event.error.reason)
@@ -601,8 +616,8 @@ class ServerSocket(WebSocket):
         if self._stage is OPEN:
             if transport.own <= OWN_BUFFER and not self._input_paused:
                 transport.resume_reading()
-        elif self._stage is CLOSING and not transport.queue:
-            if self._wire.state is State.FAILED:
+        elif self._stage is CLOSING and self._wire.state is State.FAILED:
+            if not transport.queue:
                 transport.shutdown()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -799,7 +814,7 @@ class ServerSocket(WebSocket):
         if opening is None:
             return
         if opening.early_size > self._endpoint.max_write_buffer:
-            logger.warning("%s: too much group data before accept", self._path)
+            logger.warning("%r: too much group data before accept", self)
             self._server.layer.counters["refused for early group data"] += 1
             self.reject(503)
             return
@@ -850,7 +865,7 @@ class ServerSocket(WebSocket):
             self.reject(503)
             return
         counters["frames dropped for slow members"] += self._transport.drop_unsent()
-        logger.warning("%s: closed with 1013, it reads too slowly", self._path)
+        logger.warning("%r: closed with 1013, it reads too slowly", self)
         self.close(TRY_LATER, "too slow")
 
     # Keepalive. Hub only.
@@ -904,8 +919,15 @@ class ServerSocket(WebSocket):
     def _layer(self) -> Layer:
         return self._server.layer
 
-    def _member(self) -> Any:
+    @property
+    def member(self) -> Any:
+        """See ``WebSocket.member``."""
         return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether the socket is over for its consumer."""
+        return self._error is not None
 
     @property
     def channel_name(self) -> str:

@@ -107,7 +107,9 @@ def read_handshake(request: Request) -> Handshake:
 
 
 def encode_accept(
-    key: bytes, subprotocol: str | None = None, headers: Collection[tuple[bytes, bytes]] = ()
+    key: bytes,
+    subprotocol: str | None = None,
+    headers: Collection[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """
     Return the response that accepts a handshake (section 4.2.2).

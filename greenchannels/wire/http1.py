@@ -1,10 +1,10 @@
 """
 HTTP/1.1 in the server's role: bytes in, requests out, and back (RFC 9112).
 
-Two parsers read each head. Regular expressions say whether it is what the RFCs
-allow, to the letter, and take it apart; llhttp, through httptools, reads it as
-well and has to accept it and to agree on whether a body follows. Where a body ends is counted here, so that the
-next request's head is checked before llhttp sees it.
+Two parsers read each head. Our grammar says whether it is what the RFCs allow, to
+the letter, and takes it apart; llhttp, through httptools, reads it as well and has
+to accept it and to agree on whether a body follows. Where a body ends is counted
+here, so that the next request's head is checked before llhttp sees it.
 
 Deviations, all to the strict side: one request line and field per CRLF, a bare LF
 or CR is refused (RFC 9112, section 2.2, would allow to recognize the former), as

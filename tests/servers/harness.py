@@ -16,6 +16,7 @@ import socket as stdlib_socket
 import struct
 import time
 from dataclasses import dataclass, field
+from types import FunctionType
 
 import gevent
 import gevent.socket
@@ -118,9 +119,15 @@ class Client:
                 stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, receive_buffer
             )
         if family == gevent.socket.AF_INET:
-            self.sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-        with patience():
-            self.sock.connect(address)
+            self.sock.setsockopt(
+                stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1
+            )
+        try:
+            with patience():
+                self.sock.connect(address)
+        except BaseException:
+            self.sock.close()
+            raise
         self.data = bytearray()
         self.opened = b""
 
@@ -332,7 +339,7 @@ class Running:
         send_buffer=None,
         **options,
     ):
-        if callable(routing) and not isinstance(routing, list):
+        if isinstance(routing, FunctionType):
             routing = [websocket("/", routing)]
         self.access = io.StringIO()
         self.clients = []
@@ -393,6 +400,8 @@ class Running:
         """Close all clients, then the server, and look for what is left."""
         for client in self.clients:
             client.close()
+        if not self.server.layer.started:
+            return  # a test has stopped it
         for transport in tuple(self.server.connections):
             transport.abort()
         until(lambda: not self.server.connections)
@@ -416,8 +425,7 @@ def serve(no_leaks):
 
     yield start
     for each in running:
-        if each.server.layer.started:
-            each.stop()
+        each.stop()
 
 
 class BugHandler(logging.Handler):
@@ -438,6 +446,8 @@ def no_leaks():
     """Fail on greenlets and descriptors that a test leaves, and on the hub's errors."""
     hub = gevent.get_hub()
     gevent.sleep(0)
+    if not gc.get_freeze_count():
+        gc.freeze()  # what pytest has imported need not be searched at each test
     before = set(unfinished_greenlets()), descriptors()
     handler = BugHandler()
     logging.getLogger("greenchannels").addHandler(handler)
@@ -448,12 +458,12 @@ def no_leaks():
     end = time.monotonic() + 1.0
     while True:
         gevent.sleep(0)
-        gc.collect()
         greenlets = [g for g in unfinished_greenlets() if g not in before[0]]
         opened = {d: n for d, n in descriptors().items() if d not in before[1]}
         if not greenlets and not opened or time.monotonic() > end:
             break
         gevent.sleep(20 * MS)
+        gc.collect()
     assert not greenlets, f"greenlets left: {greenlets}"
     assert not opened, f"descriptors left: {opened}"
     assert not handler.found, "\n".join(handler.found)

@@ -69,9 +69,7 @@ def test_a_control_frame_behind_many_messages_is_answered(serve, count, control)
 
     peer = serve(consumer).open()
     payload = b"\x0b\xb8" if control == CLOSE else b"behind"
-    peer.send(
-        frames(*map(str, range(count))) + encode_masked(control, payload, MASK)
-    )
+    peer.send(frames(*map(str, range(count))) + encode_masked(control, payload, MASK))
     found = sorted([peer.next(), peer.next()], key=lambda frame: frame.opcode)
     assert found == [
         Frame(TEXT, b"all"),
@@ -306,7 +304,9 @@ def test_two_greenlets_may_block_in_send_at_once(serve):
     gevent.sleep(20 * MS)
     heard = [peer.hear() for _ in range(200)]
     for who in "ab":
-        assert [m for m in heard if m[0] == who] == [f"{who}{n:04000}" for n in range(100)]
+        assert [m for m in heard if m[0] == who] == [
+            f"{who}{n:04000}" for n in range(100)
+        ]
 
 
 @pytest.mark.parametrize("leave", ["reset", "close", "send_close", "own close"])
@@ -418,7 +418,9 @@ def test_groups_have_the_room_above_what_a_socket_sends_itself(serve):
         Group("g").send(f"{n}".rjust(4 * KIB))
         gevent.sleep(0)
     heard = [peer.hear() for _ in range(300)]
-    assert [m.strip() for m in heard if isinstance(m, str)] == [f"{n}" for n in range(200)]
+    assert [m.strip() for m in heard if isinstance(m, str)] == [
+        f"{n}" for n in range(200)
+    ]
     assert sum(isinstance(m, bytes) for m in heard) == 100
 
 
@@ -430,7 +432,9 @@ def test_a_slow_member_is_closed_with_1013_and_what_waits_is_dropped(serve, capl
         socket.send("in")
         socket.wait()
 
-    running = serve(consumer, send_buffer=SMALL, limits=Limits(max_write_buffer=128 * KIB))
+    running = serve(
+        consumer, send_buffer=SMALL, limits=Limits(max_write_buffer=128 * KIB)
+    )
     slow = running.peer(receive_buffer=SMALL)
     slow.open()
     fast = running.open()
@@ -551,7 +555,8 @@ def test_a_flood_of_pings_is_answered_once_the_answers_are_read(serve):
     peer = running.peer(receive_buffer=SMALL)
     peer.open()
     data = b"".join(
-        encode_masked(PING, n.to_bytes(4, "big") + bytes(121), MASK) for n in range(20_000)
+        encode_masked(PING, n.to_bytes(4, "big") + bytes(121), MASK)
+        for n in range(20_000)
     )
     sender = gevent.spawn(peer.sock.sendall, data + frames("last"))
     gevent.sleep(50 * MS)

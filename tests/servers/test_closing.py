@@ -210,7 +210,17 @@ def test_a_socket_ends_in_time_although_its_consumer_does_not(serve):
         request("/"),
         request("/", "POST", body=b"x" * 1000)[:-500],
     ],
-    ids="nothing half-line half-head head half-frame fragment close request body".split(),
+    ids=[
+        "nothing",
+        "half-line",
+        "half-head",
+        "head",
+        "half-frame",
+        "fragment",
+        "close",
+        "request",
+        "body",
+    ],
 )
 def test_a_peer_may_leave_in_any_phase(serve, caplog, leave, sent):
     """Nothing is left behind, and nothing is logged as an error."""

@@ -48,7 +48,18 @@ def echo(socket):
         lambda socket: socket.wait(),
         lambda socket: socket.accept(),
     ],
-    ids="receive send iter events receive_json json send_json flush wait accept".split(),
+    ids=[
+        "receive",
+        "send",
+        "iter",
+        "events",
+        "receive_json",
+        "json",
+        "send_json",
+        "flush",
+        "wait",
+        "accept",
+    ],
 )
 def test_a_function_accepts_when_it_first_receives_or_sends(serve, first):
     """There is no 101 before, and one after."""
@@ -369,7 +380,11 @@ def test_frames_sent_before_the_101_wait_and_arrive(serve):
     assert peer.silent()
     go.set()
     assert peer.response().status == 101
-    assert [peer.hear() for _ in range(3)] == ["behind the head", b"\x00" * 300, "later"]
+    assert [peer.hear() for _ in range(3)] == [
+        "behind the head",
+        b"\x00" * 300,
+        "later",
+    ]
 
 
 def test_frames_sent_before_the_101_are_bounded(serve):
@@ -477,7 +492,9 @@ def test_events_before_the_101_reach_a_consumer_that_iterates_over_events(serve)
     assert seen.get(timeout=1) == {"type": "two"}
 
 
-@pytest.mark.parametrize("message", ["x" * 4000, b"x" * 4000, {"type": "e", "x": "x" * 99}])
+@pytest.mark.parametrize(
+    "message", ["x" * 4000, b"x" * 4000, {"type": "e", "x": "x" * 99}]
+)
 def test_too_much_group_data_before_the_101_refuses_with_503(serve, message):
     """The bounds are those of a socket that reads too slowly."""
     joined = Event()
@@ -817,7 +834,9 @@ def test_a_socket_says_what_happened_in_its_repr(serve):
 
 def test_handshakes_are_answered_while_another_consumer_thinks(serve):
     """One greenlet each."""
-    running = serve([websocket("/slow", lambda s: gevent.sleep(9)), websocket("/", echo)])
+    running = serve(
+        [websocket("/slow", lambda s: gevent.sleep(9)), websocket("/", echo)]
+    )
     running.peer().handshake("/slow")
     peer = running.open()
     peer.frame(TEXT, b"x")

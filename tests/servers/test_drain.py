@@ -1,0 +1,228 @@
+"""The drain: everybody is told, nobody is waited for for ever."""
+
+import contextlib
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.queue import Queue
+
+from greenchannels import Timeouts, http, websocket
+from tests.servers.harness import MS, Client, Closed, handshake, request, until
+
+
+def waiting(socket):
+    """Accept and wait for the peer to go."""
+    socket.accept()
+    socket.wait()
+
+
+def stopping(running, timeout=2.0):
+    """Start to drain, and return the greenlet that does."""
+    greenlet = gevent.spawn(running.server.stop, timeout)
+    until(lambda: running.server.draining)
+    return greenlet
+
+
+def test_sockets_are_told_1012_and_the_server_ends_when_they_have_gone(serve):
+    """Long before its time is over, if they answer."""
+    seen = Queue()
+
+    def consumer(socket):
+        socket.accept()
+        socket.wait()
+        seen.put(socket.close_code)
+
+    running = serve(consumer)
+    peers = [running.open() for _ in range(50)]
+    start = time.monotonic()
+    drain = stopping(running, 20.0)
+    for peer in peers:
+        assert peer.closing().code == 1012
+        assert peer.ended() == "closed"
+    drain.join(timeout=5)
+    assert drain.successful()
+    assert time.monotonic() - start < 5
+    assert [seen.get(timeout=1) for _ in peers] == [1012] * 50
+
+
+def test_sockets_that_do_not_answer_are_reset(serve):
+    """At 70 % of the time; the whole drain ends within it."""
+    running = serve(waiting)
+    peers = [running.open() for _ in range(5)]
+    start = time.monotonic()
+    drain = stopping(running, 1.0)
+    drain.join(timeout=3)
+    taken = time.monotonic() - start
+    assert drain.successful()
+    assert 0.65 < taken < 1.3
+    for peer in peers:
+        assert peer.hear() == Closed(1012, "restarting")
+        assert peer.ended() == "reset"
+
+
+def test_consumers_that_do_not_end_are_killed(serve):
+    """At 80 % of the time."""
+    seen = Queue()
+
+    def consumer(socket):
+        socket.accept()
+        try:
+            gevent.sleep(60)
+        finally:
+            seen.put(time.monotonic())
+
+    running = serve(consumer)
+    peer = running.open()
+    start = time.monotonic()
+    drain = stopping(running, 1.0)
+    assert peer.closing().code == 1012
+    killed = seen.get(timeout=2)
+    drain.join(timeout=2)
+    assert 0.75 < killed - start < 1.3
+    assert drain.successful()
+
+
+def test_a_consumer_that_resists_its_kill_does_not_stop_the_end(serve):
+    """The drain's bound holds whatever user code does."""
+    stop = Event()
+
+    def consumer(socket):
+        socket.accept()
+        while not stop.is_set():
+            with contextlib.suppress(gevent.GreenletExit):
+                stop.wait()
+
+    running = serve(consumer)
+    running.open()
+    start = time.monotonic()
+    drain = stopping(running, 0.5)
+    drain.join(timeout=5)
+    stop.set()
+    assert drain.successful()
+    assert time.monotonic() - start < 2.5
+
+
+def test_requests_in_flight_finish(serve):
+    """Their connections then close; idle ones close at once; none is accepted."""
+    go = Event()
+
+    def slow(request):
+        go.wait()
+        return "finished"
+
+    running = serve([http("/slow", slow), http("/", lambda r: "page")])
+    busy, idle, fresh = running.client(), running.client(), running.client()
+    busy.send(request("/slow"))
+    idle.send(request("/"))
+    assert idle.response().status == 200
+    drain = stopping(running, 5.0)
+    assert idle.rest() == b""
+    assert fresh.rest() == b""
+    idle.close()
+    fresh.close()
+    with pytest.raises(OSError):
+        Client(running.address)
+    go.set()
+    answer = busy.response()
+    assert answer.body == b"finished"
+    assert answer["connection"] == "close"
+    assert busy.rest() == b""
+    busy.close()
+    drain.join(timeout=3)
+    assert drain.successful()
+
+
+def test_requests_that_do_not_finish_are_cut(serve):
+    """The bound holds for them too."""
+
+    def slow(request):
+        gevent.sleep(60)
+
+    running = serve([http("/", slow)])
+    client = running.client()
+    client.send(request())
+    gevent.sleep(5 * MS)
+    drain = stopping(running, 0.5)
+    assert client.ended() in ("reset", "closed")
+    drain.join(timeout=2)
+    assert drain.successful()
+
+
+def test_an_undecided_handshake_is_refused_with_503(serve):
+    """A client that is told 503 comes again, one that is told 403 does not."""
+
+    def consumer(socket):
+        gevent.sleep(60)
+
+    running = serve(consumer)
+    peer = running.peer()
+    peer.handshake()
+    until(lambda: running.server.sockets)
+    drain = stopping(running, 0.5)
+    assert peer.response().status == 503
+    drain.join(timeout=2)
+
+
+def test_a_handshake_on_an_open_connection_is_refused_with_503(serve):
+    """It was accepted before the drain began, and spoke after."""
+    go = Event()
+
+    def slow(request):
+        go.wait()
+        return "page"
+
+    running = serve([http("/", slow), websocket("/", waiting)])
+    behind, late = running.peer(), running.peer()
+    behind.send(request() + handshake())
+    late.send(handshake()[:20])
+    gevent.sleep(10 * MS)
+    drain = stopping(running, 2.0)
+    late.send(handshake()[20:])
+    assert late.response().status == 503
+    go.set()
+    assert behind.response().status == 200
+    drain.join(timeout=4)
+
+
+def test_a_slow_consumer_may_say_goodbye_in_its_own_time(serve):
+    """It gets to its finally before the drain's time is over."""
+    seen = Queue()
+
+    def consumer(socket):
+        socket.accept()
+        try:
+            socket.wait()
+        finally:
+            gevent.sleep(100 * MS)
+            seen.put("cleaned up")
+
+    running = serve(consumer)
+    peer = running.open()
+    drain = stopping(running, 2.0)
+    peer.closing()
+    drain.join(timeout=3)
+    assert seen.get(timeout=1) == "cleaned up"
+
+
+def test_many_sockets_are_told_by_half_of_the_time(serve):
+    """At a pace, so that they do not all come back in the same moment."""
+    running = serve(waiting, timeouts=Timeouts(ping_interval=None))
+    peers = [running.open() for _ in range(300)]
+    start = time.monotonic()
+    drain = stopping(running, 2.0)
+    for peer in peers:
+        assert peer.closing().code == 1012
+    assert time.monotonic() - start < 1.5
+    drain.join(timeout=3)
+    assert drain.successful()
+
+
+def test_a_drain_of_no_time_ends_at_once(serve):
+    """Zero is a time."""
+    running = serve(waiting)
+    running.open()
+    start = time.monotonic()
+    running.server.stop(0)
+    assert time.monotonic() - start < 2
