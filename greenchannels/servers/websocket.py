@@ -589,7 +589,7 @@ class ServerSocket(WebSocket):
         self._start_closing(event.error.hint, event.error.reason)
         self._transport.write_now()
         if not self._transport.queue:
-            self._transport.shutdown()
+            self._all_written()
 
     def _data_received_otherwise(self, buffer: bytes | bytearray, size: int) -> None:
         """Before the 101 keep what comes; in closing state look for a close only."""
@@ -616,9 +616,13 @@ class ServerSocket(WebSocket):
         if self._stage is OPEN:
             if transport.own <= OWN_BUFFER and not self._input_paused:
                 transport.resume_reading()
-        elif self._stage is CLOSING and self._wire.state is State.FAILED:
-            if not transport.queue:
-                transport.shutdown()
+        elif self._stage is CLOSING and not transport.queue:
+            self._all_written()
+
+    def _all_written(self) -> None:
+        """Our close frame has gone: a peer that broke the rules hears no more."""
+        if self._wire.state is State.FAILED:
+            self._transport.shutdown()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has been closed; nothing more can happen."""

@@ -559,4 +559,5 @@ def test_a_broken_pipe_for_the_access_log_does_not_stop_the_service(run):
         assert peer.hear() == "x"
     server.process.stdout = None
     server.signal(signal.SIGTERM)
-    assert server.process.wait(timeout=20) == 0
+    with server.process.stderr:
+        assert server.process.wait(timeout=20) == 0

@@ -472,7 +472,7 @@ def no_leaks():
 
 def unfinished_greenlets():
     """Return the greenlets that have neither ended nor been forgotten."""
-    found = (g for g in gc.get_objects() if isinstance(g, gevent.Greenlet))
+    found = (g for g in gc.get_objects() if issubclass(type(g), gevent.Greenlet))
     return [g for g in found if not g.dead]
 
 
