@@ -49,7 +49,7 @@ class Pattern:
 
     """
 
-    __slots__ = ("_convert", "_regex", "text")
+    __slots__ = ("_convert", "_literal", "_regex", "text")
 
     def __init__(self, text: str, *, prefix: bool = False) -> None:
         self.text = text
@@ -65,6 +65,8 @@ class Pattern:
         if prefix:
             regex = regex.removesuffix("/") + r"(?P<_rest>(?:/.*)?)"
         self._regex = re.compile(regex, re.DOTALL)
+        #: The path itself, where there is nothing to find in it.
+        self._literal = None if prefix or self._convert else text
 
     def _field(self, match: re.Match[str]) -> str:
         kind, name = match["kind"] or "str", match["name"]
@@ -83,6 +85,8 @@ class Pattern:
 
     def match(self, path: str) -> tuple[dict[str, Any], str] | None:
         """Return the fields, converted, and the rest of a prefix's path."""
+        if self._literal is not None:
+            return ({}, "") if path == self._literal else None
         found = self._regex.fullmatch(path)
         if found is None:
             return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from _socket import socket as RawSocket
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -137,7 +139,17 @@ def serve(server: Server, sock: RawSocket) -> int:
     server.stop()
     for handler in handlers:
         handler.cancel()
+    _let_go_of_stdout()
     return EXIT_OK
+
+
+def _let_go_of_stdout() -> None:
+    """Whoever read the access log may have gone: that is no failure of ours."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(address: Any) -> str:
@@ -190,6 +202,8 @@ def _open_access_log(where: str) -> AccessLog:
     if where == "off":
         return AccessLog()
     if where == "-":
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # a pipe would get blocks
         return AccessLog(sys.stdout)
     try:
         return AccessLog(open(where, "a", buffering=1, encoding="utf-8"))

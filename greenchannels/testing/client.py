@@ -166,10 +166,14 @@ class Client:
             fields.append(("Content-Length", str(len(body))))
         if query is not None:
             path += _QUERY["?" in path] + _encode_form(query)
+        encoded = encode_request(method, path, fields, headers, body)
+        return self._exchange(method, path, encoded)
+
+    def _exchange(self, method: str, path: str, request: bytes) -> Response:
         link = self._connect()
         try:
             with at_most(self.timeout, f"{method} {path}"):
-                link.send(encode_request(method, path, fields, headers, body))
+                link.send(request)
                 return link.response(method)
         finally:
             link.close()

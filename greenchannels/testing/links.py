@@ -96,6 +96,8 @@ class Link:
         """
         try:
             self._sock.sendall(data)
+        except TimeoutError:
+            raise  # the caller's: a pair of sockets has no timeout of its own
         except OSError as error:
             raise ConnectionBroken(1006, str(error), source=self) from error
 
@@ -105,9 +107,12 @@ class Link:
             found = bytes(self._data)
             self._data.clear()
             return found
-        data = b""
-        with contextlib.suppress(OSError):
-            data = self._sock.recv(CHUNK)
+        try:
+            data: bytes = self._sock.recv(CHUNK)
+        except TimeoutError:
+            raise
+        except OSError:
+            data = b""
         self.at_end = not data
         return data
 

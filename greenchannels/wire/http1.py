@@ -52,7 +52,6 @@ _REQUEST_LINE = _START + rb"1\.[01]\r\n"
 _ANY_VERSION = re.compile(_START + rb"[0-9]\.[0-9]\r\n")
 _GOOD_REQUEST_LINE = re.compile(_REQUEST_LINE)
 _GOOD_FIELD_LINE = re.compile(FIELD_LINE)
-_UPGRADE_LINE = re.compile(rb"\r\nupgrade:[^\r]*+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +276,9 @@ class RequestParser:
     def _parse_head(self, head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
         """Say what a head means; llhttp has to agree on whether a body follows."""
         plain = head
-        if any(name == b"upgrade" for name, _ in headers):
+        if b"\r\nupgrade:" in head.lower():
             # It would take the body for the other protocol's, whichever that is.
-            plain = _UPGRADE_LINE.sub(b"", head)
+            plain = _without_upgrade(head)
         self._collector.complete = False
         try:
             self._llhttp.feed_data(plain)
@@ -337,6 +336,15 @@ class RequestParser:
             self._chunks = None
             self._end_request(events)
         return data
+
+
+def _without_upgrade(head: bytes) -> bytes:
+    """Return a well-formed head without its Upgrade fields."""
+    lower, parts, start = head.lower(), [], 0
+    while (line := lower.find(b"\r\nupgrade:", start)) >= 0:
+        parts.append(head[start:line])
+        start = lower.index(b"\r\n", line + 2)
+    return b"".join([*parts, head[start:]])
 
 
 def _or_no_limit(limit: int | None) -> int:

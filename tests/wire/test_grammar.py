@@ -1,11 +1,21 @@
 """What HTTP's modules share: RFC 9110, section 5."""
 
+import importlib.util
 import re
+import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenchannels.errors import LocalProtocolError
+from greenchannels.wire import grammar
 from greenchannels.wire.grammar import FIELD_LINE, TOKEN, check_headers, read_list
+
+try:
+    from greenchannels.wire import _speedups
+except ImportError:
+    _speedups = None
 
 
 @pytest.mark.parametrize("byte", range(256))
@@ -55,3 +65,95 @@ def test_a_header_has_a_name():
 def test_a_list_is_split_at_its_commas(values, elements):
     """Over all lines of the field, without empty elements."""
     assert read_list(values) == elements
+
+
+READERS = [
+    pytest.param(grammar.pure_read_fields, id="pure"),
+    pytest.param(
+        getattr(_speedups, "read_fields", None),
+        id="c",
+        marks=pytest.mark.skipif(
+            _speedups is None, reason="greenchannels.wire._speedups has not been built"
+        ),
+    ),
+]
+
+START = b"GET / HTTP/1.1\r\n"
+
+GOOD_FIELDS = [
+    (b"\r\n", []),
+    (b"A: b\r\n\r\n", [(b"a", b"b")]),
+    (b"A:b\r\nC-D:\r\n\r\n", [(b"a", b"b"), (b"c-d", b"")]),
+    (b"X: \t b \t c\t \r\n\r\n", [(b"x", b"b \t c")]),
+    (b"!#$%&'*+-.^_`|~0Z: \xe9:\r\n\r\n", [(b"!#$%&'*+-.^_`|~0z", b"\xe9:")]),
+]
+
+BAD_FIELDS = [
+    b"",
+    b"\r",
+    b"\n",
+    b"A: b",
+    b"A: b\r\n",
+    b"A: b\r\n\r\n\r\n",
+    b"A: b\r\n\r\nX",
+    b": b\r\n\r\n",
+    b"A b\r\n\r\n",
+    b"A : b\r\n\r\n",
+    b" A: b\r\n\r\n",
+    b"A: b\r\n c\r\n\r\n",
+    b"A: b\n\r\n",
+    b"A: b\rc\r\n\r\n",
+    b"A: b\x00\r\n\r\n",
+    b"A: \x7f\r\n\r\n",
+    b"A: \x0b\r\n\r\n",
+    b"\xe9: b\r\n\r\n",
+    b"A\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("fields, expected", GOOD_FIELDS)
+def test_fields_are_names_in_lower_case_and_bare_values(read, fields, expected):
+    """Blanks around a value are not part of it (section 5.5)."""
+    assert read(START + fields, len(START)) == expected
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("fields", BAD_FIELDS)
+def test_a_malformed_line_makes_no_fields_at_all(read, fields):
+    """Nothing is repaired."""
+    assert read(START + fields, len(START)) is None
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("start", [-1, len(START) + 1])
+def test_fields_begin_within_the_head(read, start):
+    """Anything else is our own mistake."""
+    with pytest.raises(ValueError):
+        read(START, start)
+
+
+@pytest.mark.skipif(_speedups is None, reason="nothing to compare")
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.lists(
+            st.sampled_from(
+                [b"A", b":", b" ", b"\t", b"\r\n", b"\r", b"\n", b"\xe9", b"\0"]
+            ),
+            max_size=20,
+        ).map(b"".join),
+    )
+)
+def test_c_and_pure_python_read_the_same_fields(data):
+    """Whatever the bytes are."""
+    assert _speedups.read_fields(data, 0) == grammar.pure_read_fields(data, 0)
+
+
+def test_without_the_extension_pure_python_reads_the_fields(monkeypatch):
+    """As after an installation without a compiler."""
+    monkeypatch.setitem(sys.modules, "greenchannels.wire._speedups", None)
+    spec = importlib.util.find_spec("greenchannels.wire.grammar")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.read_fields is module.pure_read_fields
