@@ -62,6 +62,9 @@ BINARY, EVENT = Kind.BINARY, Kind.EVENT
 #: Bytes that a peer may send ahead of our 101.
 MAX_EARLY = 64 * 1024
 
+#: Messages that groups may send ahead of our 101, however short they are.
+MAX_EARLY_MESSAGES = 10_000
+
 logger = logging.getLogger("greenchannels.socket")
 
 
@@ -817,7 +820,8 @@ class ServerSocket(WebSocket):
         opening = self._opening
         if opening is None:
             return
-        if opening.early_size > self._endpoint.max_write_buffer:
+        too_much = opening.early_size > self._endpoint.max_write_buffer
+        if too_much or len(opening.early) >= MAX_EARLY_MESSAGES:
             logger.warning("%r: too much group data before accept", self)
             self._server.layer.counters["refused for early group data"] += 1
             self.reject(503)
