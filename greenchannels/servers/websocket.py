@@ -650,14 +650,13 @@ class ServerSocket(WebSocket):
     def __iter__(self) -> Iterator[Data]:
         """Yield messages until the peer has left."""
         while True:
-            if self._listening is not False or not self._inbox:
+            if self._listening is not False:
                 try:
-                    if self._listening is not False:
-                        self._listen(False)
-                    if not self._inbox:
-                        self._wait_for_input(None)
+                    self._listen(False)
                 except ConnectionEnded:
                     return
+            if not self._inbox and not self._input_comes(None):
+                return
             yield self._inbox.pop()
 
     def _receive_any(self) -> Data | Event:
@@ -675,6 +674,11 @@ class ServerSocket(WebSocket):
 
     def _wait_for_input(self, timeout: float | None) -> None:
         """Return once the inbox holds something; raise when it never will."""
+        if not self._input_comes(timeout):
+            self._raise_error()
+
+    def _input_comes(self, timeout: float | None) -> bool:
+        """Wait until the inbox holds something; return whether it ever will."""
         if self._opening is not None:
             self.accept()
         if self._waiter is not None:
@@ -685,8 +689,9 @@ class ServerSocket(WebSocket):
             self._wait_with_timeout(timeout)
         while not self._inbox:
             if self._error is not None:
-                self._raise_error()
+                return False
             self._park()
+        return True
 
     def _park(self) -> None:
         """Wait for a switch: bytes, an event, the end, or somebody's kill."""
@@ -700,9 +705,7 @@ class ServerSocket(WebSocket):
         """Wait at most ``timeout`` seconds for the inbox to hold something."""
         deadline = time.monotonic() + timeout
         loop = self._server.reactor.loop
-        while not self._inbox:
-            if self._error is not None:
-                self._raise_error()
+        while not self._inbox and self._error is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"no message in {timeout} s")
