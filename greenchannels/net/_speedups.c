@@ -7,14 +7,18 @@
  * never blocks. outlet.py has the same in Python; both pass the same tests.
  */
 
+#define _GNU_SOURCE /* accept4 */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 /* Frames given to one sendmsg. */
 #define MAX_VECTORS 128
@@ -394,7 +398,60 @@ keep_frame_chunks(PyObject *Py_UNUSED(module), PyObject *number)
     Py_RETURN_NONE;
 }
 
+#ifdef __linux__
+/* The address of a peer as Python's socket module has it. */
+static PyObject *
+make_address(struct sockaddr_storage *peer)
+{
+    char text[INET6_ADDRSTRLEN];
+
+    if (peer->ss_family == AF_INET) {
+        struct sockaddr_in *in = (struct sockaddr_in *)peer;
+        inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
+        return Py_BuildValue("si", text, ntohs(in->sin_port));
+    }
+    if (peer->ss_family == AF_INET6) {
+        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)peer;
+        inet_ntop(AF_INET6, &in6->sin6_addr, text, sizeof text);
+        return Py_BuildValue("siII", text, ntohs(in6->sin6_port),
+                             ntohl(in6->sin6_flowinfo), in6->sin6_scope_id);
+    }
+    return PyUnicode_FromString("");
+}
+
+/*
+ * accept_connection(fd): return the descriptor and the address of the next
+ * connection, non-blocking, or None when there is none.
+ */
+static PyObject *
+accept_connection(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof peer;
+    int fd = (int)PyLong_AsLong(number);
+
+    if (fd == -1 && PyErr_Occurred())
+        return NULL;
+    memset(&peer, 0, sizeof peer);
+    fd = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ||
+            errno == ECONNABORTED)
+            Py_RETURN_NONE;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *address = make_address(&peer);
+    PyObject *result = address == NULL ? NULL : Py_BuildValue("iN", fd, address);
+    if (result == NULL)
+        close(fd);
+    return result;
+}
+#endif
+
 static PyMethodDef functions[] = {
+#ifdef __linux__
+    {"accept_connection", accept_connection, METH_O, "accept_connection(fd)"},
+#endif
     {"keep_frame_chunks", keep_frame_chunks, METH_O, "keep_frame_chunks(count)"},
     {"write_each", write_each, METH_O, "write_each(outlets)"},
     {NULL, NULL, 0, NULL},

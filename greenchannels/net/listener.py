@@ -15,7 +15,7 @@ import socket as stdlib_socket
 import stat
 from _socket import socket as RawSocket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .clock import Alarm
 from .reactor import Reactor
@@ -33,8 +33,44 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 logger = logging.getLogger("greenchannels.net")
 
-#: Called in the hub with a raw, non-blocking socket and the peer's address.
-OnConnection = Callable[[Any, Any], object]
+#: Called in the hub with a non-blocking descriptor, which it then owns, and the
+#: peer's address.
+OnConnection = Callable[[int, Any], object]
+
+
+def pure_accept_connection(listening: int, /) -> tuple[int, Any] | None:
+    """
+    Accept a connection without waiting for one.
+
+    Args:
+        listening: The descriptor of a non-blocking, listening socket.
+
+    Returns:
+        The connection's descriptor, non-blocking, and the peer's address;
+        ``None`` if there is no connection, or it has been aborted.
+
+    Raises:
+        OSError: If the process or the system is short of something.
+
+    """
+    sock = RawSocket(fileno=listening)
+    try:
+        fd, address = sock._accept()  # type: ignore[attr-defined]
+    except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        return None
+    finally:
+        sock.detach()
+    os.set_blocking(fd, False)
+    return fd, address
+
+
+if TYPE_CHECKING:
+    accept_connection = pure_accept_connection
+else:
+    try:
+        from ._speedups import accept_connection
+    except ImportError:
+        accept_connection = pure_accept_connection
 
 
 def bind_tcp(host: str, port: int, *, write_timeout: float | None = None) -> RawSocket:
@@ -131,7 +167,7 @@ class Listener:
     Args:
         reactor: What the connections of this hub share.
         sock: A raw, non-blocking, listening socket; owned from now on.
-        on_connection: Called with each accepted raw socket and its address.
+        on_connection: Called with each accepted descriptor and its address.
 
     """
 
@@ -140,8 +176,9 @@ class Listener:
     ) -> None:
         self._reactor = reactor
         self._sock = sock
+        self._fd = sock.fileno()
         self._on_connection = on_connection
-        self._watcher = reactor.loop.io(sock.fileno(), 1)
+        self._watcher = reactor.loop.io(self._fd, 1)
         self._retry: Alarm | None = None
         self._wanted = False
         self._closed = False
@@ -179,21 +216,16 @@ class Listener:
     def _on_acceptable(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                fd, address = self._sock._accept()  # type: ignore[attr-defined]
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                accepted = accept_connection(self._fd)
             except OSError as error:
                 self._wait(error)
                 return
-            sock = RawSocket(
-                self._sock.family, self._sock.type, self._sock.proto, fileno=fd
-            )
-            sock.setblocking(False)
+            if accepted is None:
+                return
             try:
-                self._on_connection(sock, address)
+                self._on_connection(*accepted)
             except Exception:
                 logger.exception("a new connection failed")
-                sock.close()
             if not self._wanted:
                 return
 

@@ -8,8 +8,7 @@ of ``Transport``, which does what is rarer: waiting, failing, closing.
 
 from __future__ import annotations
 
-import socket as stdlib_socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 #: Frames given to one ``sendmsg``.
 MAX_VECTORS = 128
@@ -37,7 +36,6 @@ class PureOutlet:
 
     __slots__ = (
         "_dirty",
-        "_socket",
         "blocked",
         "closing",
         "ended",
@@ -56,7 +54,6 @@ class PureOutlet:
         self.scheduled = self.blocked = self.closing = self.ended = False
         self.heard = False
         self._dirty = dirty
-        self._socket: stdlib_socket.SocketType | None = None
 
     def push(self, frame: bytes, /) -> int:
         """Queue a frame of the connection's own; return how many bytes wait."""
@@ -102,7 +99,8 @@ class PureOutlet:
 
     def receive_into(self, buffer: bytearray, /) -> int:
         """Read what is there into ``buffer``; return its size, 0 at the end."""
-        return self._borrowed().recv_into(buffer)
+        size: int = self._borrowed().recv_into(buffer)
+        return size
 
     def _schedule(self) -> None:
         """Have ``write_now`` called at the end of the hub's turn."""
@@ -112,12 +110,12 @@ class PureOutlet:
         self._dirty.append(self)
 
     def _sendmsg(self, frames: list[bytes]) -> int:
-        if len(frames) == 1:
-            return self._borrowed().send(frames[0])
-        return self._borrowed().sendmsg(frames)
+        sock, size = self._borrowed(), 0
+        size = sock.send(frames[0]) if len(frames) == 1 else sock.sendmsg(frames)
+        return size
 
-    def _borrowed(self) -> stdlib_socket.SocketType:
-        """Return the socket that ``fd`` belongs to."""
+    def _borrowed(self) -> Any:
+        """Return a raw socket of ``fd``, which stays the outlet's."""
         raise NotImplementedError
 
     # What a transport does.

@@ -17,6 +17,8 @@ import logging
 import socket as stdlib_socket
 import struct
 import time
+from _socket import close as close_descriptor
+from _socket import socket as RawSocket
 from typing import Any, Protocol
 
 from gevent import getcurrent
@@ -65,7 +67,9 @@ class Transport(Outlet):
 
     Args:
         reactor: What the connections of this hub share.
-        sock: The raw, non-blocking socket; owned by the transport from now on.
+        fd: A connected, non-blocking socket's descriptor; owned by the transport
+            from now on. A socket object for each would cost its memory and three
+            system calls.
         write_timeout: Seconds in which the peer must take a byte, or ``None``.
 
     Attributes:
@@ -94,15 +98,15 @@ class Transport(Outlet):
     )
 
     def __init__(
-        self, reactor: Reactor, sock: Any, *, write_timeout: float | None = None
+        self, reactor: Reactor, fd: int, *, write_timeout: float | None = None
     ) -> None:
-        super().__init__(sock.fileno(), reactor.dirty)
+        super().__init__(fd, reactor.dirty)
         self.reactor = reactor
         self.protocol: StreamProtocol
         self.write_timeout = write_timeout
         self.closed = False
-        self._sock = sock
-        self._watcher: Any = reactor.loop.io(sock.fileno(), 1)
+        self._sock: RawSocket | None = None
+        self._watcher: Any = reactor.loop.io(fd, 1)
         self._write_watcher: Any = None
         self._write_alarm: Alarm | None = None
         self._progress_at = 0.0
@@ -171,7 +175,10 @@ class Transport(Outlet):
 
     # Writing.
 
-    def _borrowed(self) -> Any:
+    def _borrowed(self) -> RawSocket:
+        """Return a socket object, made when first needed."""
+        if self._sock is None:
+            self._sock = RawSocket(fileno=self.fd)
         return self._sock
 
     def wake_writer(self) -> None:
@@ -212,7 +219,7 @@ class Transport(Outlet):
         while sent and self.queue and not self._offset:
             # It may have taken all it was offered: a call offers MAX_VECTORS.
             try:
-                sent = self._sock.sendmsg(self.queue[:MAX_VECTORS])
+                sent = self._borrowed().sendmsg(self.queue[:MAX_VECTORS])
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -225,7 +232,7 @@ class Transport(Outlet):
         elif not self.blocked:
             self.blocked = True
             self._progress_at = time.monotonic()
-            self._write_watcher = self.reactor.loop.io(self._sock.fileno(), 2)
+            self._write_watcher = self.reactor.loop.io(self.fd, 2)
             self._write_watcher.start(self._on_writable)
             if self.write_timeout is not None:
                 self._write_alarm = self.reactor.clock.call_later(
@@ -254,7 +261,7 @@ class Transport(Outlet):
         if queue and self._offset:
             queue[0] = memoryview(queue[0])[self._offset :]
         try:
-            sent = self._sock.sendmsg(queue) if queue else 0
+            sent = self._borrowed().sendmsg(queue) if queue else 0
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -353,7 +360,7 @@ class Transport(Outlet):
         if not self.closed:
             linger = struct.pack("ii", 1, 0)
             try:
-                self._sock.setsockopt(
+                self._borrowed().setsockopt(
                     stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger
                 )
             except OSError:
@@ -362,8 +369,10 @@ class Transport(Outlet):
 
     def shutdown(self) -> None:
         """Tell the peer that nothing more comes (half close)."""
+        if self.closed:
+            return
         try:
-            self._sock.shutdown(stdlib_socket.SHUT_WR)
+            self._borrowed().shutdown(stdlib_socket.SHUT_WR)
         except OSError as error:
             self.fail(error)
 
@@ -392,7 +401,10 @@ class Transport(Outlet):
         if self._waiters is not None:
             self.wake_waiters()
         try:
-            self._sock.close()
+            if self._sock is None:
+                close_descriptor(self.fd)
+            else:
+                self._sock.close()
         except OSError:
             logger.debug("closing a socket failed", exc_info=True)
         self.fd = -1

@@ -121,7 +121,7 @@ class Server:
 
     def listen(self, sock: RawSocket) -> Listener:
         """Accept connections of a listening, non-blocking raw socket."""
-        listener = Listener(self.reactor, sock, self.connect)
+        listener = Listener(self.reactor, sock, self._serve)
         self.listeners.append(listener)
         listener.start()
         return listener
@@ -138,8 +138,13 @@ class Server:
             scope: What to put into the scopes of its WebSockets, such as a user.
 
         """
+        return self._serve(sock.detach(), address, scope)
+
+    def _serve(
+        self, fd: int, address: Any, scope: dict[str, Any] | None = None
+    ) -> Transport:
         transport = Transport(
-            self.reactor, sock, write_timeout=self.options.timeouts.write_timeout
+            self.reactor, fd, write_timeout=self.options.timeouts.write_timeout
         )
         client = address if isinstance(address, tuple) else None
         connection = HTTPConnection(self, transport, client, scope)

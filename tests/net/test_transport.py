@@ -59,8 +59,7 @@ class Pair:
         ours.setblocking(False)
         ours.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, 8192)
         self.peer.setblocking(False)
-        raw = RawSocket(ours.family, ours.type, ours.proto, fileno=ours.detach())
-        self.transport = Transport(reactor, raw, **options)
+        self.transport = Transport(reactor, ours.detach(), **options)
         self.protocol = Recorder()
         self.transport.start(self.protocol)
 
