@@ -53,6 +53,8 @@ class Folder:
             found = self.root.joinpath(*(p for p in parts if p)).resolve()
             if found.is_dir():
                 found = (found / "index.html").resolve()
+            elif path.endswith("/"):
+                return None
             is_file = stat.S_ISREG(found.stat().st_mode)
         except (OSError, ValueError, RuntimeError):
             return None

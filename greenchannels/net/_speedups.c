@@ -27,6 +27,13 @@
 #define MSG_NOSIGNAL 0
 #endif
 
+/* The last bytes travel in one segment with the FIN that follows. */
+#ifdef MSG_MORE
+#define LAST_BYTES MSG_MORE
+#else
+#define LAST_BYTES 0
+#endif
+
 typedef struct {
     PyObject_HEAD
     PyObject *queue;  /* list of bytes: whole frames, in order */
@@ -167,11 +174,12 @@ send_queue(Outlet *self)
     struct iovec vectors[MAX_VECTORS];
     struct msghdr message;
     Py_ssize_t count = PyList_GET_SIZE(self->queue), i;
+    int flags = MSG_NOSIGNAL | (self->closing ? LAST_BYTES : 0);
 
     if (count == 1) {
         PyObject *frame = PyList_GET_ITEM(self->queue, 0);
         return send(self->fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame),
-                    MSG_NOSIGNAL);
+                    flags);
     }
     if (count > MAX_VECTORS)
         count = MAX_VECTORS;
@@ -187,7 +195,7 @@ send_queue(Outlet *self)
     memset(&message, 0, sizeof message);
     message.msg_iov = vectors;
     message.msg_iovlen = (size_t)count;
-    return sendmsg(self->fd, &message, MSG_NOSIGNAL);
+    return sendmsg(self->fd, &message, flags);
 }
 
 static int

@@ -8,10 +8,14 @@ of ``Transport``, which does what is rarer: waiting, failing, closing.
 
 from __future__ import annotations
 
+import socket as stdlib_socket
 from typing import TYPE_CHECKING, Any
 
 #: Frames given to one ``sendmsg``.
 MAX_VECTORS = 128
+
+#: The last bytes travel in one segment with the FIN that follows.
+LAST_BYTES = getattr(stdlib_socket, "MSG_MORE", 0)
 
 
 class PureOutlet:
@@ -110,9 +114,14 @@ class PureOutlet:
         self._dirty.append(self)
 
     def _sendmsg(self, frames: list[bytes]) -> int:
-        sock, size = self._borrowed(), 0
-        size = sock.send(frames[0]) if len(frames) == 1 else sock.sendmsg(frames)
-        return size
+        sock = self._borrowed()
+        flags = LAST_BYTES if self.closing else 0
+        sent: int
+        if len(frames) == 1:
+            sent = sock.send(frames[0], flags)
+        else:
+            sent = sock.sendmsg(frames, (), flags)
+        return sent
 
     def _borrowed(self) -> Any:
         """Return a raw socket of ``fd``, which stays the outlet's."""

@@ -58,6 +58,9 @@ class StreamProtocol(Protocol):
     def write_progress(self) -> None:
         """Bytes that had to wait have been taken by the kernel."""
 
+    def callback_failed(self, error: Exception) -> None:
+        """One of the above raised ``error``: log it and end the connection."""
+
 
 class Transport(Outlet):
     """
@@ -165,13 +168,20 @@ class Transport(Outlet):
                 self.pause_reading()
                 self.protocol.eof_received()
         except Exception as error:
-            logger.exception("%r failed in the hub", self.protocol)
-            self.fail(error)
+            self._protocol_failed(error)
         self.scheduled = self._receiving = False
         if self.queue:
             self.write_now()
         if self._done:
             self._tear_down(None)
+
+    def _protocol_failed(self, error: Exception) -> None:
+        """Have the protocol end the connection in its own words, if it still can."""
+        try:
+            self.protocol.callback_failed(error)
+        except Exception:
+            logger.exception("%r failed in the hub", self.protocol)
+            self.fail(error)
 
     # Writing.
 
@@ -275,7 +285,10 @@ class Transport(Outlet):
             self._unblock()
         self.wake_waiters()
         if not self.closed:
-            self.protocol.write_progress()
+            try:
+                self.protocol.write_progress()
+            except Exception as error:
+                self._protocol_failed(error)
 
     def _unblock(self) -> None:
         """Nothing waits for the kernel any more."""
@@ -347,12 +360,13 @@ class Transport(Outlet):
         """
         if self.closing or self.closed:
             return
-        self.write_now()
-        self.closing = True
         if linger:
             self.protocol = Lingering(self, self.protocol)
             self.resume_reading()
-        if not self.queue:
+        self.closing = True
+        if self.queue:
+            self.write_now()
+        else:
             self.written()
 
     def abort(self, error: Exception | None = None) -> None:
@@ -440,6 +454,9 @@ class Lingering:
     def write_progress(self) -> None:
         """Do nothing."""
 
+    def callback_failed(self, error: Exception) -> None:
+        """Nothing here does."""
+
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the protocol whose place this took."""
         if self._alarm is not None:
@@ -458,6 +475,9 @@ class _Gone:
 
     def write_progress(self) -> None:
         """Nothing can go."""
+
+    def callback_failed(self, error: Exception) -> None:
+        """Nothing is left to end."""
 
     def connection_lost(self, error: Exception | None) -> None:
         """It was."""

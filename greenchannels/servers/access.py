@@ -84,7 +84,9 @@ class AccessLog:
         self, client: Any, what: str, status: int, size: int, seconds: float
     ) -> None:
         assert self._stream is not None
-        host = f"{client[0]}:{client[1]}" if client else "unix"
+        host = "unix" if not client else client[0]
+        if client:
+            host = f"[{host}]:{client[1]}" if ":" in host else f"{host}:{client[1]}"
         line = printable(what)
         text = f'{host} - - [{self._now()}] "{line}" {status} {size or "-"}'
         try:

@@ -62,6 +62,7 @@ class Drain:
         self._tell_sockets()
         self._wait(RESET)
         for transport in tuple(server.connections):
+            transport.write_now()  # a close frame of this very turn, if it is late
             transport.abort(TimeoutError("the drain's time is over"))
         self._wait(KILLED)
         gevent.killall(list(server.consumers), block=False)

@@ -118,6 +118,14 @@ class HTTPConnection:
     def write_progress(self) -> None:
         """Do nothing: senders wait in the transport."""
 
+    def callback_failed(self, error: Exception) -> None:
+        """Answer 500 unless a request is being answered, and close."""
+        logger.error("%r failed in the hub", self, exc_info=error)
+        if self._exchange is None and not self._closing:
+            self._refuse(500, "the server failed")
+        else:
+            self.transport.fail(error)
+
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has been closed."""
         self._set_alarm(None, None)

@@ -314,13 +314,11 @@ class Server:
 
     def _origin_allowed(self, request: Request, route: Route, client: Any) -> bool:
         """Apply the Origin rule, and log whom it refuses."""
-        origin, host_field = None, b""
-        for name, value in request.headers:
-            if name == b"origin":
-                origin = value
-            elif name == b"host":
-                host_field = value
-        if origin is None or origin == b"http://%b" % host_field:
+        found = request.fields.get(b"origin")
+        if found is None:
+            return True
+        origin = found[-1]
+        if origin == b"http://%b" % request.fields[b"host"][-1]:
             return True
         host = self._proxies.peer(client, request.headers).host
         text = origin.decode("latin-1")

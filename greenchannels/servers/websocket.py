@@ -11,13 +11,14 @@ switch into the waiting consumer when bytes have arrived.
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from gevent import Greenlet, GreenletExit, getcurrent
 
@@ -65,6 +66,8 @@ MAX_EARLY = 64 * 1024
 #: Messages that groups may send ahead of our 101, however short they are.
 MAX_EARLY_MESSAGES = 10_000
 
+P = ParamSpec("P")
+
 logger = logging.getLogger("greenchannels.socket")
 
 
@@ -86,6 +89,19 @@ NEXT_STAGE: dict[Stage, frozenset[Stage]] = {
     CLOSING: frozenset({ENDED}),
     ENDED: frozenset(),
 }
+
+
+def _in_hub(method: Callable[Concatenate[Any, P], None]) -> Callable[..., None]:
+    """Let no exception out of a hub callback: its connection fails, nothing else."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            self.callback_failed(error)
+
+    return call
 
 
 def encode_shared(payload: Data) -> SharedFrame:
@@ -301,6 +317,7 @@ class ServerSocket(WebSocket):
         else:
             self._watch_consumer()
 
+    @_in_hub
     def _wake_at_end(self) -> None:
         """Let a waiting consumer end; watch it if it does not. Hub only."""
         self._wake()
@@ -333,6 +350,7 @@ class ServerSocket(WebSocket):
             clock = self._server.reactor.clock
             self._alarm = clock.call_later(delay, callback)
 
+    @_in_hub
     def _stop_consumer(self) -> None:
         self._stop_alarm = None
         if self._greenlet is not None and not self._greenlet.dead:
@@ -428,13 +446,10 @@ class ServerSocket(WebSocket):
             sent = opening.peer_sent
             self._server.reactor.loop.run_callback(self._feed, sent)
 
+    @_in_hub
     def _feed(self, early: bytes | bytearray) -> None:
         """Take bytes that came earlier, and what was kept back. Hub only."""
-        try:
-            self.data_received(early, len(early))
-        except Exception as error:
-            logger.exception("%r failed in the hub", self)
-            self._transport.fail(error)
+        self.data_received(early, len(early))
 
     def reject(
         self, status: int = 403, body: Data = b"", headers: HeaderList = ()
@@ -455,6 +470,7 @@ class ServerSocket(WebSocket):
         self._end(HandshakeRefused, status)
         self._transport.close(linger=True)
 
+    @_in_hub
     def _undecided(self) -> None:
         """The consumer took too long to accept or reject. Hub only."""
         self._alarm = None
@@ -550,9 +566,14 @@ class ServerSocket(WebSocket):
     def _take_controls_after(self, messages: list[Any]) -> None:
         """Let the consumer have the messages that came before, if there are any."""
         if messages:
-            self._server.reactor.loop.run_callback(self._take_controls)
+            self._server.reactor.loop.run_callback(self._take_controls_later)
         else:
             self._take_controls()
+
+    @_in_hub
+    def _take_controls_later(self) -> None:
+        """Hub only."""
+        self._take_controls()
 
     def _take_controls(self) -> None:
         """Answer pings and closes; notice pongs and broken rules."""
@@ -626,6 +647,14 @@ class ServerSocket(WebSocket):
         """Our close frame has gone: a peer that broke the rules hears no more."""
         if self._wire.state is State.FAILED:
             self._transport.shutdown()
+
+    def callback_failed(self, error: Exception) -> None:
+        """End the connection with 1011, or 500; without words if it is ending."""
+        logger.error("%r failed in the hub", self, exc_info=error)
+        if self._stage is HANDSHAKE or self._stage is OPEN:
+            self.fail()
+        else:
+            self._transport.fail(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has been closed; nothing more can happen."""
@@ -785,6 +814,7 @@ class ServerSocket(WebSocket):
             self._input_paused = False
             self._server.reactor.loop.run_callback(self._feed, b"")
 
+    @_in_hub
     def _abort(self) -> None:
         """The peer did not close in time. Hub only."""
         self._alarm = None
@@ -888,6 +918,7 @@ class ServerSocket(WebSocket):
             self._ping_due = time.monotonic() + interval
             self._set_alarm(interval, self._keep_alive)
 
+    @_in_hub
     def _keep_alive(self) -> None:
         """Send a ping when one is due; cut a peer that shows no sign of life."""
         self._alarm = None
@@ -965,6 +996,7 @@ class ServerSocket(WebSocket):
             delay = self._expires - time.time()
             self._expiry = clock.call_later(delay, self._expire)
 
+    @_in_hub
     def _expire(self) -> None:
         self._expiry = None
         if self._opening is not None:

@@ -11,11 +11,11 @@ import binascii
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .grammar import TOKEN, read_list
-from .http1 import Request, encode_head
+from .request import Fields, Request
+from .response import encode_head
 
 #: The version of the protocol (section 4.1), to be named in a 426 as well.
 VERSION = b"13"
@@ -36,24 +36,11 @@ _RESERVED = frozenset(
     )
 )
 
-#: What a request says of the handshake.
-_ASKED = frozenset(
-    (
-        b"connection",
-        b"sec-websocket-key",
-        b"sec-websocket-protocol",
-        b"sec-websocket-version",
-        b"upgrade",
-    )
-)
-
 #: The answer, when there is nothing more to say.
 _ACCEPT = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
 )
-
-Fields: TypeAlias = dict[bytes, list[bytes]]
 
 
 @dataclass(slots=True)
@@ -89,10 +76,7 @@ def read_handshake(request: Request) -> Handshake:
             version (the answer then names ours), else 400.
 
     """
-    fields: Fields = {}
-    for name, value in request.headers:
-        if name in _ASKED:
-            fields.setdefault(name, []).append(value)
+    fields = request.fields
     if request.method != "GET":
         raise RemoteProtocolError("a handshake's method is GET", 405)
     if request.http_version != "1.1":

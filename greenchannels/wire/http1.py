@@ -275,19 +275,20 @@ class RequestParser:
 
     def _parse_head(self, head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
         """Say what a head means; llhttp has to agree on whether a body follows."""
+        request = read_request(head, headers)
         plain = head
-        if b"\r\nupgrade:" in head.lower():
-            # It would take the body for the other protocol's, whichever that is.
+        if b"upgrade" in request.fields and (request.has_body or not request.upgrade):
+            # It would take what follows for the other protocol, whichever that is.
             plain = _without_upgrade(head)
         self._collector.complete = False
         try:
             self._llhttp.feed_data(plain)
         except httptools.HttpParserInvalidMethodError:
             raise RemoteProtocolError("method is unknown", 501) from None
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            read_request(head, headers)  # may know a better answer
+        except httptools.HttpParserUpgrade:
+            pass  # a handshake: what follows is not for this parser
+        except httptools.HttpParserError as error:
             raise RemoteProtocolError(f"malformed head: {error}", 400) from None
-        request = read_request(head, headers)
         if self._collector.complete == request.has_body:
             raise RemoteProtocolError("the end of the request is in doubt", 400)
         return request

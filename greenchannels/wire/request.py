@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RemoteProtocolError
 from .grammar import read_fields, read_list
 
-#: Fields that a server must understand.
-_SPECIAL = frozenset(
+#: Fields that a server must understand, and those of a WebSocket's handshake.
+_KNOWN = frozenset(
     (
         b"connection",
         b"content-length",
         b"expect",
         b"host",
+        b"origin",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
         b"transfer-encoding",
         b"upgrade",
     )
@@ -41,6 +46,9 @@ _HOST = re.compile(
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?]++)([^?]*+)(.*+)", re.IGNORECASE)
 
+#: Values by the name of their field.
+Fields: TypeAlias = dict[bytes, list[bytes]]
+
 
 @dataclass(slots=True)
 class Request:
@@ -58,6 +66,8 @@ class Request:
         http_version: "1.0" or "1.1".
         headers: Names in lower case, and values. If the target names an
             authority, Host is that (RFC 9112, section 3.2.2).
+        fields: The values of those fields that the server itself looks at, by
+            name: one list for each name, one value for each line.
         head: The head as received; ``parse_headers`` makes ``headers`` of it.
         keep_alive: Whether the connection may go on after the response.
         upgrade: Whether it asks for the WebSocket protocol.
@@ -75,6 +85,7 @@ class Request:
     query_string: bytes
     http_version: str
     headers: list[tuple[bytes, bytes]]
+    fields: Fields
     head: bytes
     keep_alive: bool
     upgrade: bool
@@ -106,13 +117,14 @@ def read_request(head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
     if method == b"CONNECT":
         raise RemoteProtocolError("CONNECT is not supported", 501)
     is_1_1 = protocol.endswith(b"1")
-    special = _select(headers)
-    _check_host(special, required=is_1_1)
+    fields = _select(headers)
+    _check_host(fields, required=is_1_1)
     authority, raw_path, query_string = _read_target(method, target)
     if authority is not None:
         headers = _replace_host(headers, authority)
-    content_length, chunked = _read_framing(special, is_1_1)
-    connection = _read_tokens(special, b"connection")
+        fields[b"host"] = [authority]
+    content_length, chunked = _read_framing(fields, is_1_1)
+    connection = _read_tokens(fields, b"connection")
     has_body = chunked or bool(content_length)
     return Request(  # by position: keywords would cost half a microsecond
         method.decode(),
@@ -122,12 +134,13 @@ def read_request(head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
         query_string,
         "1.1" if is_1_1 else "1.0",
         headers,
+        fields,
         head,
         _keeps_alive(connection, is_1_1),
-        is_1_1 and b"upgrade" in connection and _wants_websocket(special),
+        is_1_1 and b"upgrade" in connection and _wants_websocket(fields),
         content_length,
         chunked,
-        is_1_1 and has_body and _expects_continue(special),
+        is_1_1 and has_body and _expects_continue(fields),
     )
 
 
@@ -145,18 +158,18 @@ def parse_headers(head: bytes) -> list[tuple[bytes, bytes]]:
     return headers if match is None else _replace_host(headers, match[1])
 
 
-def _select(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
-    """Return the values of the fields that a server must understand."""
-    special: dict[bytes, list[bytes]] = {}
+def _select(headers: list[tuple[bytes, bytes]]) -> Fields:
+    """Return the values of the fields that are known here."""
+    fields: Fields = {}
     for name, value in headers:
-        if name in _SPECIAL:
-            special.setdefault(name, []).append(value)
-    return special
+        if name in _KNOWN:
+            fields.setdefault(name, []).append(value)
+    return fields
 
 
-def _read_tokens(special: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+def _read_tokens(fields: Fields, name: bytes) -> list[bytes]:
     """Return the elements of a list field in lower case."""
-    values = special.get(name)
+    values = fields.get(name)
     if values is None:
         return []
     if len(values) == 1 and values[0].isalpha():
@@ -164,9 +177,9 @@ def _read_tokens(special: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
     return [each.lower() for each in read_list(values)]
 
 
-def _check_host(special: dict[bytes, list[bytes]], *, required: bool) -> None:
+def _check_host(fields: Fields, *, required: bool) -> None:
     """Check that there is one Host, or none if it is not required (section 3.2)."""
-    hosts = special.get(b"host", ())
+    hosts = fields.get(b"host", ())
     if len(hosts) > 1 or (required and not hosts):
         raise RemoteProtocolError("a request has one Host", 400)
     if hosts and not _HOST.fullmatch(hosts[0]):
@@ -207,15 +220,13 @@ def _replace_host(
     return [*headers, (b"host", host)]
 
 
-def _read_framing(
-    special: dict[bytes, list[bytes]], is_1_1: bool
-) -> tuple[int | None, bool]:
+def _read_framing(fields: Fields, is_1_1: bool) -> tuple[int | None, bool]:
     """Return the body's length and whether it is chunked (section 6.3)."""
-    lengths = special.get(b"content-length")
-    if b"transfer-encoding" in special:
+    lengths = fields.get(b"content-length")
+    if b"transfer-encoding" in fields:
         if lengths or not is_1_1:
             raise RemoteProtocolError("Transfer-Encoding is not allowed here", 400)
-        _check_codings(_read_tokens(special, b"transfer-encoding"))
+        _check_codings(_read_tokens(fields, b"transfer-encoding"))
         return None, True
     if lengths is None:
         return None, False
@@ -241,10 +252,10 @@ def _keeps_alive(connection: list[bytes], is_1_1: bool) -> bool:
     return b"close" not in connection and (is_1_1 or b"keep-alive" in connection)
 
 
-def _wants_websocket(special: dict[bytes, list[bytes]]) -> bool:
-    return b"websocket" in _read_tokens(special, b"upgrade")
+def _wants_websocket(fields: Fields) -> bool:
+    return b"websocket" in _read_tokens(fields, b"upgrade")
 
 
-def _expects_continue(special: dict[bytes, list[bytes]]) -> bool:
+def _expects_continue(fields: Fields) -> bool:
     """Tell whether a 100 is awaited; other expectations are ignored."""
-    return b"100-continue" in _read_tokens(special, b"expect")
+    return b"100-continue" in _read_tokens(fields, b"expect")

@@ -141,3 +141,10 @@ def test_a_socket_in_the_folder_is_no_file(serve, folder):
 def test_the_content_type_is_that_of_the_name(name, kind):
     """Compressed files are served as they are."""
     assert content_type(name) == kind
+
+
+def test_a_file_is_no_folder(serve, folder):
+    """A slash behind its name makes another name."""
+    running = serve([static("/", folder)])
+    assert running.get("/a.txt").status == 200
+    assert running.get("/a.txt/").status == 404

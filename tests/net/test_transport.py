@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import socket as stdlib_socket
-from _socket import socket as RawSocket
 
 import gevent
 import pytest

@@ -113,12 +113,14 @@ class Client:
         family = gevent.socket.AF_INET
         if isinstance(address, str):
             family = gevent.socket.AF_UNIX
+        elif len(address) == 4:
+            family = gevent.socket.AF_INET6
         self.sock = gevent.socket.socket(family)
         if receive_buffer is not None:
             self.sock.setsockopt(
                 stdlib_socket.SOL_SOCKET, stdlib_socket.SO_RCVBUF, receive_buffer
             )
-        if family == gevent.socket.AF_INET:
+        if family != gevent.socket.AF_UNIX:
             self.sock.setsockopt(
                 stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1
             )
@@ -337,6 +339,7 @@ class Running:
         timeouts=None,
         http=None,
         send_buffer=None,
+        host="127.0.0.1",
         **options,
     ):
         if isinstance(routing, FunctionType):
@@ -354,7 +357,7 @@ class Running:
             access_log=AccessLog(self.access),
         )
         self.server.start()
-        sock = bind_tcp("127.0.0.1", 0)
+        sock = bind_tcp(host, 0)
         if send_buffer is not None:
             sock.setsockopt(
                 stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, send_buffer
@@ -452,7 +455,7 @@ def no_leaks():
     handler = BugHandler()
     logging.getLogger("greenchannels").addHandler(handler)
     stream, hub.exception_stream = hub.exception_stream, io.StringIO()
-    yield
+    yield handler
     errors, hub.exception_stream = hub.exception_stream.getvalue(), stream
     logging.getLogger("greenchannels").removeHandler(handler)
     end = time.monotonic() + 1.0

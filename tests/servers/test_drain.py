@@ -206,16 +206,26 @@ def test_a_slow_consumer_may_say_goodbye_in_its_own_time(serve):
     assert seen.get(timeout=1) == "cleaned up"
 
 
-def test_many_sockets_are_told_by_half_of_the_time(serve):
-    """At a pace, so that they do not all come back in the same moment."""
+@pytest.mark.parametrize(
+    ("timeout", "bound"),
+    [
+        pytest.param(4.0, 40.0, id="1000 a second, since half of the time allows it"),
+        pytest.param(1.0, 10.0, id="all by half of the time, which is faster"),
+    ],
+)
+def test_a_thousand_sockets_a_second_are_told(serve, timeout, bound):
+    """At a pace, so that they do not all come back at once; none is reset."""
     running = serve(waiting, timeouts=Timeouts(ping_interval=None))
-    peers = [running.open() for _ in range(300)]
+    peers = [running.open() for _ in range(1500)]
     start = time.monotonic()
-    drain = stopping(running, 2.0)
+    drain = stopping(running, timeout)
+    batches = set()
     for peer in peers:
         assert peer.closing().code == 1012
-    assert time.monotonic() - start < 1.5
-    drain.join(timeout=3)
+        batches.add(round((time.monotonic() - start) / 0.02))
+    assert len(batches) > 5  # not all at once
+    assert time.monotonic() - start < bound
+    drain.join(timeout=bound)
     assert drain.successful()
 
 

@@ -844,3 +844,23 @@ def test_handshakes_are_answered_while_another_consumer_thinks(serve):
     peer.frame(BINARY, b"x")
     assert peer.hear() == b"x"
     assert until(lambda: len(running.server.sockets) == 2)
+
+
+def test_ipv6_is_served(serve):
+    """Addresses in brackets are compared, and clients have theirs."""
+    seen = []
+
+    def consumer(socket):
+        seen.append((socket.client, socket.headers["host"]))
+        for message in socket:
+            socket.send(message)
+
+    running = serve(consumer, host="::1")
+    host = f"[::1]:{running.address[1]}"
+    peer = running.open("/", [("Origin", f"http://{host}")], host=host)
+    peer.say("x")
+    assert peer.hear() == "x"
+    assert seen == [(peer.sock.getsockname()[:2], host)]
+    refused = running.refused("/", [("Origin", "http://[::2]")], host=host)
+    assert refused.status == 403
+    assert f"[::1]:{peer.sock.getsockname()[1]}" in running.access.getvalue()

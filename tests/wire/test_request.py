@@ -31,6 +31,7 @@ def test_a_request_has_all_its_parts():
         query_string=b"q=%20",
         http_version="1.1",
         headers=[(b"host", b"b:80"), (b"x-y", b"z"), (b"x-y", b"")],
+        fields={b"host": [b"b:80"]},
         head=b"GET /a%20%C3%A9/?q=%20 HTTP/1.1\r\n"
         b"Host: b:80\r\nX-Y: \t z \r\nx-y:\r\n\r\n",
         keep_alive=True,
