@@ -7,15 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from . import contestants, loadgen, machine, report, rounds, rows
+from . import contestants, loadgen, machine, report, rounds, rows, wrk
 from .cores import LOAD_CORE
 
-COMMANDS = ["echo", "broadcast", "idle", "connect", "all"]
+COMMANDS = ["echo", "broadcast", "idle", "connect", "faults", "http", "all"]
 
 
 def parser():
     """Return the parser of the command line."""
-    known = [*contestants.MODULES, *contestants.PEERS, contestants.OURS]
+    known = [*contestants.WITH_SOCKETS, *contestants.WITHOUT_SOCKETS, contestants.OURS]
     parse = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parse.add_argument
     add("command", choices=COMMANDS)
@@ -53,6 +53,17 @@ def chosen_rows(options):
     return [replace(row, load={**row.load, **changes}) for row in found]
 
 
+def runnable(rows, servers):
+    """Return the rows that have anyone to run; tell of what wrk is missing for."""
+    found = [row for row in rows if any(map(row.admits, servers))]
+    missing = wrk.missing()
+    if missing:
+        for row in found:
+            if row.generator == "wrk":
+                print(f"{row.name}: skipped, {missing}", file=sys.stderr)
+    return [row for row in found if not missing or row.generator != "wrk"]
+
+
 def main():
     """Run the rounds and print a table after each row."""
     options = parser().parse_args()
@@ -61,14 +72,16 @@ def main():
     )
     os.sched_setaffinity(0, {LOAD_CORE})
     show = report.markdown if options.markdown else report.plain
-    print(f"{', '.join(machine.description(servers))}.\n")
+    table = runnable(chosen_rows(options), servers)
+    entrants = [one for one in servers if any(row.admits(one) for row in table)]
+    print(f"{', '.join(machine.description(entrants))}.\n")
     results = []
-    for row in chosen_rows(options):
+    for row in table:
         played = rounds.play(row, servers, 1 if options.quick else options.rounds)
         print(show(played), flush=True)
         results += played
     if options.json:
-        options.json.write_text(report.as_json(machine.description(servers), results))
+        options.json.write_text(report.as_json(machine.description(entrants), results))
     return 0 if all(one.figures() for one in results) else 1
 
 

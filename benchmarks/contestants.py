@@ -1,9 +1,14 @@
 """The servers that can be measured: how each is started, and its label."""
 
+import getpass
+import grp
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import Template
+
+from . import assets
 
 ROOT = Path(__file__).parent.parent
 SERVERS = Path(__file__).parent / "servers"
@@ -18,6 +23,23 @@ MODULES = {
 #: Answers a close with a broken payload on Python 3.
 LAX_CLOSE = "gevent-websocket"
 PEERS = {"websockets": "websockets_uvloop", "picows": "picows_uvloop"}
+#: Those whose sockets the rows compare, where they name no others.
+WITH_SOCKETS = (*MODULES, *PEERS)
+
+GUNICORN, STARLETTE, NGINX = WITHOUT_SOCKETS = ("gunicorn", "starlette", "nginx")
+#: Where system administrators' programs are, which not every PATH has.
+SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the loads that a row puts on the same server, to compare them."""
+
+    label: str
+    #: Options of the load generator beside the row's.
+    load: dict[str, str | int | float | bool] = field(default_factory=dict)
+    #: What the server must have said in its output by the end.
+    says: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,48 +47,143 @@ class Contestant:
     """A server: its label in the table and how to start it."""
 
     label: str
-    #: Arguments of Python; ``{port}`` stands for the port.
+    #: Arguments of the program. ``{port}`` stands for the port, ``{app}`` for what
+    #: is served, ``{certificate}`` and ``{key}`` for files.
     arguments: tuple[str, ...]
     #: Folders that are imported from before all others.
     paths: tuple[Path, ...]
+    program: str = sys.executable
+    #: What ``{app}`` stands for.
+    app: str = ""
+    #: The module that the apps of the rows over HTTP are in.
+    apps: str = ""
+    #: Further arguments when it serves over TLS.
+    tls: tuple[str, ...] = ()
+    #: Whether it does.
+    secure: bool = False
+    #: A template of a file that is written to the folder that the server runs in.
+    template: Path | None = None
+    #: Whether a child of the process is the one that serves.
+    forks: bool = False
+    #: What stands before the name of a row's yardstick in its label.
+    prefix: str = ""
+    #: Options of the load generator that only this one needs.
+    load: dict[str, str | int | float | bool] = field(default_factory=dict)
+    #: What the server must have said in its output by the end.
+    says: str = ""
 
     def command(self, port):
         """Return the command line that serves on a port."""
-        return [sys.executable, *(part.format(port=port) for part in self.arguments)]
+        values, arguments = {"port": port, "app": self.app}, self.arguments
+        if self.secure:
+            values["certificate"], values["key"] = assets.certificate()
+            arguments += self.tls
+        return [self.program, *(part.format(**values) for part in arguments)]
 
     def environment(self):
         """Return the environment of the server's process."""
         paths = os.pathsep.join(str(path) for path in self.paths)
-        return {**os.environ, "PYTHONPATH": paths}
+        programs = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM}"
+        return os.environ | {
+            "PATH": programs,
+            "PYTHONPATH": paths,
+            "BENCHMARK_FILES": str(assets.files()),
+        }
 
-    @property
-    def load(self):
-        """Return options of the load generator that only this server needs."""
-        return {"lax-close": True} if self.label == LAX_CLOSE else {}
+    def write_files(self, folder, port):
+        """Write what the server needs to the folder that it will run in."""
+        if self.template is not None:
+            group = grp.getgrgid(os.getegid()).gr_name
+            user = f"{getpass.getuser()} {group}"
+            template = Template(self.template.read_text())
+            text = template.substitute(port=port, files=assets.files(), user=user)
+            (Path(folder) / self.template.name).write_text(text)
 
     @property
     def slow(self):
         """Say whether this is greenchannels without its optional C module."""
-        built = self.paths[0].glob("greenchannels/wire/_speedups*.so")
-        return self.ours and not any(built)
+        built = "greenchannels/wire/_speedups*.so"
+        return self.ours and not any(self.paths[0].glob(built))
 
     @property
     def ours(self):
-        """Say whether the limits apply."""
+        """Say whether this is greenchannels."""
         return self.label.startswith(OURS)
+
+    def limited_by(self, yardstick):
+        """Say whether a limit holds that is set by a yardstick of the row."""
+        return self.ours and self.label != self.prefix + yardstick
+
+    def with_options(self, options):
+        """Return the same server with further options on its command line."""
+        return replace(self, arguments=(*self.arguments, *options))
+
+    def serving(self, name):
+        """Return the same server with one of the apps over HTTP."""
+        return replace(self, app=f"{self.apps}:{name}")
+
+    def over_tls(self):
+        """Return the same server over TLS, with a certificate of our own making."""
+        return replace(self, secure=True)
+
+    def under(self, variant):
+        """Return the same server under a variant of a row's load."""
+        return replace(
+            self,
+            label=f"{self.label}, {variant.label}",
+            prefix=f"{self.label}, ",
+            load=self.load | variant.load,
+            says=variant.says,
+        )
 
 
 def of_module(label, module):
     """Return a server of another library."""
-    return Contestant(label, ("-m", f"benchmarks.servers.{module}", "{port}"), (ROOT,))
+    arguments = ("-m", f"benchmarks.servers.{module}", "{port}")
+    load = {"lax-close": True} if label == LAX_CLOSE else {}
+    tls = ("{certificate}", "{key}")
+    return Contestant(label, arguments, (ROOT,), tls=tls, load=load)
+
+
+def gunicorn():
+    """Return gunicorn with its gevent worker, which serves in a child."""
+    arguments = ["-m", "gunicorn", "--no-control-socket", "-k", "gevent"]
+    arguments += ["-b", "127.0.0.1:{port}", "{app}"]
+    return Contestant(
+        GUNICORN, tuple(arguments), (SERVERS,), apps="wsgi_apps", forks=True
+    )
+
+
+def starlette():
+    """Return Starlette on uvicorn, with httptools and uvloop."""
+    arguments = ["-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "{port}"]
+    arguments += ["--http", "httptools", "--loop", "uvloop"]
+    arguments += ["--no-access-log", "--log-level", "warning"]
+    return Contestant(STARLETTE, tuple(arguments), (SERVERS,), apps="starlette_apps")
+
+
+def nginx():
+    """Return nginx with one worker, which serves in a child."""
+    template = SERVERS / "nginx.conf"
+    arguments = ("-p", ".", "-c", template.name, "-e", "stderr")
+    return Contestant(
+        NGINX, arguments, (), program="nginx", template=template, forks=True
+    )
 
 
 def of_checkout(label, path, extra=()):
     """Return greenchannels as it is in a source tree, with the routes of this one."""
-    arguments = ["-m", "greenchannels", "run", "greenchannels_app:routing"]
+    arguments = ["-m", "greenchannels", "run", "{app}"]
     arguments += ["--host", "127.0.0.1", "--port", "{port}"]
     arguments += ["--access-log", "off", "--log-level", "warning", *extra]
-    return Contestant(label, tuple(arguments), (path, SERVERS))
+    return Contestant(
+        label,
+        tuple(arguments),
+        (path, SERVERS),
+        app="greenchannels_app:routing",
+        apps="greenchannels_http",
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
+    )
 
 
 def labelled(checkout):
@@ -89,7 +206,7 @@ def chosen(names, checkouts, peers, extra):
     """
     modules = MODULES | (PEERS if peers or set(names) & set(PEERS) else {})
     known = [of_module(label, module) for label, module in modules.items()]
-    known.append(of_checkout(OURS, ROOT, extra))
+    known += [gunicorn(), starlette(), nginx(), of_checkout(OURS, ROOT, extra)]
     found = [one for one in known if not names or one.label in names]
     others = [labelled(checkout) for checkout in checkouts]
     return found + [of_checkout(label, path, extra) for label, path in others]

@@ -7,9 +7,10 @@
  * Source: RFC 6455.  Admitted deviations: every connection uses the key of
  * section 1.3 (its accept value is known, so no SHA-1 here), and one masking key
  * serves the whole run (section 5.3 wants a fresh one for each frame), so that
- * masking costs nothing here; the server cannot tell.  It must not accept
- * anything doubtful: each echo is compared byte by byte, and a compressed,
- * masked, fragmented, reordered or missing frame ends the program with status 1.
+ * masking costs nothing here; the server cannot tell.  Compiled with -DTLS it knows
+ * --tls, where no certificate is verified.  It must not accept anything doubtful:
+ * each echo is compared byte by byte, and a compressed, masked, fragmented, reordered
+ * or missing frame ends the program with status 1.
  *
  * It prints one JSON object.  In order below: options, clocks, wire, I/O, modes.
  */
@@ -34,6 +35,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <signal.h>
+#endif
+
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
@@ -48,6 +55,10 @@
 #define MAX_SAMPLES (8u << 20)
 #define EVENTS 1024
 #define NAP 50000 /* ns between two looks at the sockets */
+#define ECHO_PATH "/echo" /* of the connection that watches for gaps */
+#define DEAF_WINDOW 4096  /* receive buffer of a connection that is never read */
+#define DEAF_SEGMENT 1460 /* Ethernet's: loopback's 64 KiB let the server's kernel
+                             keep megabytes for it, as for no peer elsewhere */
 
 enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
@@ -55,11 +66,12 @@ enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
 struct conn {
     int fd, id;
     enum state state;
-    bool wants_write;
+    bool wants_write, deaf;
     char *in, *out;
     size_t in_len, in_cap, out_pos, out_len, out_cap;
     uint32_t sent, received; /* messages of this connection */
     uint64_t sent_at[MAX_WINDOW], started_at;
+    void *tls; /* OpenSSL's part, or NULL */
 };
 
 /* ---- Options ------------------------------------------------------------ */
@@ -67,8 +79,8 @@ struct conn {
 static struct {
     const char *mode, *path;
     int port, connections, window, refill, size, warmup_count, sources, cpu;
-    bool binary, browser, lax_close;
-    double warmup, seconds;
+    bool binary, browser, lax_close, deaf, tls;
+    double warmup, seconds, pace;
     uint64_t count;
     pid_t pid;
 } opt = {.path = "/echo", .connections = 64, .window = 1, .size = 64,
@@ -96,6 +108,9 @@ static void set_option(const char *name, const char *value) {
     else if (!strcmp(name, "binary")) opt.binary = true;
     else if (!strcmp(name, "browser")) opt.browser = true;
     else if (!strcmp(name, "lax-close")) opt.lax_close = true;
+    else if (!strcmp(name, "deaf")) opt.deaf = true;
+    else if (!strcmp(name, "tls")) opt.tls = true;
+    else if (!strcmp(name, "pace")) opt.pace = atof(value);
     else if (!strcmp(name, "warmup")) opt.warmup = atof(value);
     else if (!strcmp(name, "warmup-count")) opt.warmup_count = atoi(value);
     else if (!strcmp(name, "seconds")) opt.seconds = atof(value);
@@ -109,7 +124,8 @@ static void read_options(int argc, char **argv) {
         {"mode", 1, 0, 0}, {"path", 1, 0, 0}, {"port", 1, 0, 0}, {"pid", 1, 0, 0},
         {"connections", 1, 0, 0}, {"window", 1, 0, 0}, {"refill", 1, 0, 0},
         {"size", 1, 0, 0}, {"binary", 0, 0, 0}, {"browser", 0, 0, 0},
-        {"lax-close", 0, 0, 0},
+        {"lax-close", 0, 0, 0}, {"deaf", 0, 0, 0}, {"tls", 0, 0, 0},
+        {"pace", 1, 0, 0},
         {"warmup", 1, 0, 0}, {"warmup-count", 1, 0, 0}, {"seconds", 1, 0, 0},
         {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {0, 0, 0, 0}};
     int index, found;
@@ -183,24 +199,25 @@ static char *payload; /* the same, unmasked: what must come back */
 static unsigned char mask[4];
 static int deflated; /* connections on which permessage-deflate was agreed */
 
-static int write_request(char *to, size_t room, int id) {
+static int write_request(char *to, size_t room, const char *path, int id) {
     if (!opt.browser)
         return snprintf(to, room,
             "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n", opt.path, opt.port);
+            "Sec-WebSocket-Version: 13\r\n\r\n", path, opt.port);
     return snprintf(to, room,
         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
         "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
         "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, "
         "like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n"
-        "Upgrade: websocket\r\nOrigin: http://127.0.0.1:%d\r\n"
+        "Upgrade: websocket\r\nOrigin: %s://127.0.0.1:%d\r\n"
         "Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
         "Accept-Language: en-US,en;q=0.9\r\n"
         "Cookie: sessionid=%032x; csrftoken=%032x\r\n"
         "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Extensions: "
         "permessage-deflate; client_max_window_bits\r\n\r\n",
-        opt.path, opt.port, opt.port, 0x5eed0000 + id, 0x70ce0000 + id);
+        path, opt.port, opt.tls ? "https" : "http", opt.port, 0x5eed0000 + id,
+        0x70ce0000 + id);
 }
 
 static void check_response(const char *head) {
@@ -261,9 +278,87 @@ static void check_payload(const char *data, size_t size, uint32_t id, uint32_t n
     if (memcmp(data + STAMP, payload + STAMP, size - STAMP)) die("corrupt payload");
 }
 
+/* ---- TLS: the same calls as recv and send, over OpenSSL ----------------- */
+
+static const char *cipher = ""; /* what every connection has agreed on */
+
+#ifdef TLS
+static SSL_CTX *context;
+
+static void start_tls(void) {
+    context = SSL_CTX_new(TLS_client_method());
+    if (!context) die("no TLS");
+    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE); /* modes add up */
+    SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static void open_tls(struct conn *c) {
+    SSL *tls = SSL_new(context);
+    if (!tls || !SSL_set_fd(tls, c->fd)) die("no TLS on connection %d", c->id);
+    SSL_set_connect_state(tls);
+    c->tls = tls;
+}
+
+static void close_tls(struct conn *c) {
+    SSL_free(c->tls);
+    c->tls = NULL;
+}
+
+static void check_cipher(struct conn *c) {
+    const char *name = SSL_get_cipher(c->tls);
+    if (*cipher && strcmp(cipher, name)) die("both %s and %s", cipher, name);
+    cipher = name;
+}
+
+static bool shakes(struct conn *c) { return c->tls && !SSL_is_init_finished(c->tls); }
+static bool has_more(struct conn *c) { return c->tls && SSL_pending(c->tls); }
+
+/* Turn what OpenSSL returned into what recv or send would have. */
+static ssize_t tls_result(struct conn *c, int n) {
+    if (n > 0) return n;
+    int error = SSL_get_error(c->tls, n), cause = errno;
+    if (error == SSL_ERROR_ZERO_RETURN) return 0;
+    errno = error == SSL_ERROR_SYSCALL ? cause : EAGAIN;
+    if (error != SSL_ERROR_SSL) return -1;
+    unsigned long reason = ERR_get_error();
+    if (ERR_GET_REASON(reason) == SSL_R_UNEXPECTED_EOF_WHILE_READING) return 0;
+    die("TLS on connection %d: %s", c->id, ERR_reason_error_string(reason));
+    return -1;
+}
+
+static ssize_t read_some(struct conn *c, char *to, size_t size) {
+    if (!c->tls) return recv(c->fd, to, size, 0);
+    ERR_clear_error();
+    return tls_result(c, SSL_read(c->tls, to, (int)size));
+}
+
+static ssize_t write_some(struct conn *c, const char *data, size_t size) {
+    if (!c->tls) return send(c->fd, data, size, MSG_NOSIGNAL);
+    ERR_clear_error();
+    return tls_result(c, SSL_write(c->tls, data, (int)size));
+}
+#else
+static void start_tls(void) { die("compiled without TLS"); }
+static void open_tls(struct conn *c) { (void)c; }
+static void close_tls(struct conn *c) { (void)c; }
+static void check_cipher(struct conn *c) { (void)c; }
+static bool shakes(struct conn *c) { return (void)c, false; }
+static bool has_more(struct conn *c) { return (void)c, false; }
+
+static ssize_t read_some(struct conn *c, char *to, size_t size) {
+    return recv(c->fd, to, size, 0);
+}
+
+static ssize_t write_some(struct conn *c, const char *data, size_t size) {
+    return send(c->fd, data, size, MSG_NOSIGNAL);
+}
+#endif
+
 /* ---- I/O: connections on one epoll -------------------------------------- */
 
 static struct {
+    const char *(*path)(int id);
     void (*on_open)(struct conn *);
     void (*on_message)(struct conn *, const char *, size_t);
     void (*on_closed)(struct conn *);
@@ -296,13 +391,14 @@ static char *reserve(struct conn *c, size_t size) {
 static void flush_out(struct conn *c) {
     while (c->out_pos < c->out_len) {
         size_t left = c->out_len - c->out_pos;
-        ssize_t n = send(c->fd, c->out + c->out_pos, left, MSG_NOSIGNAL);
+        ssize_t n = write_some(c, c->out + c->out_pos, left);
         if (n < 0 && (errno == EAGAIN || errno == ENOTCONN)) break;
         if (n < 0) die("send on connection %d: %s", c->id, strerror(errno));
         c->out_pos += (size_t)n;
     }
     bool pending = c->out_pos < c->out_len;
     if (!pending) c->out_pos = c->out_len = 0;
+    if (shakes(c)) pending = false; /* what is awaited then is the server's answer */
     if (pending != c->wants_write) watch(c, EPOLL_CTL_MOD, pending);
 }
 
@@ -327,6 +423,13 @@ static void bind_source(struct conn *c) {
         die("bind: %s", strerror(errno));
 }
 
+/* Keep the kernels' buffers small for a connection that will not be read. */
+static void narrow(struct conn *c) {
+    int window = DEAF_WINDOW, segment = DEAF_SEGMENT;
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof window);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+}
+
 static void open_conn(struct conn *c, int id) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(opt.port)};
     int one = 1;
@@ -340,15 +443,19 @@ static void open_conn(struct conn *c, int id) {
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (opt.sources > 1) bind_source(c);
+    if (opt.deaf && id == opt.connections) narrow(c);
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
         die("connect: %s", strerror(errno));
-    c->out_len = (size_t)write_request(reserve(c, 1024), 1024, id);
+    if (opt.tls) open_tls(c);
+    const char *path = mode.path ? mode.path(id) : opt.path;
+    c->out_len = (size_t)write_request(reserve(c, 1024), 1024, path, id);
     watch(c, EPOLL_CTL_ADD, true);
 }
 
 static void close_conn(struct conn *c) {
     if (c->state == OPEN) open_count--;
     c->state = CLOSED;
+    if (c->tls) close_tls(c);
     close(c->fd);
     progress++;
     if (mode.on_closed) mode.on_closed(c);
@@ -407,6 +514,7 @@ static size_t read_head(struct conn *c) {
     if (!end) return 0;
     end[2] = 0;
     check_response(c->in);
+    if (c->tls) check_cipher(c);
     c->state = OPEN;
     open_count++;
     if (mode.on_open) mode.on_open(c);
@@ -422,9 +530,16 @@ static void parse(struct conn *c) {
     if (done && c->in_len) memmove(c->in, c->in + done, c->in_len);
 }
 
-static void on_readable(struct conn *c) {
-    ssize_t n = recv(c->fd, c->in + c->in_len, c->in_cap - c->in_len, 0);
-    if (n < 0 && errno == EAGAIN) return;
+static void flush_rest(struct conn *c) {
+    if (c->out_pos < c->out_len && !c->wants_write) flush_out(c);
+}
+
+static void read_once(struct conn *c) {
+    ssize_t n = read_some(c, c->in + c->in_len, c->in_cap - c->in_len);
+    if (n < 0 && errno == EAGAIN) {
+        if (c->tls) flush_rest(c); /* the handshake may be over */
+        return;
+    }
     if (n <= 0 && c->state != CLOSING)
         die("connection %d ended: %s", c->id, n ? strerror(errno) : "end of file");
     if (n <= 0) {
@@ -434,7 +549,33 @@ static void on_readable(struct conn *c) {
     c->in_len += (size_t)n;
     progress++;
     parse(c);
-    if (c->out_pos < c->out_len && !c->wants_write) flush_out(c);
+    flush_rest(c);
+}
+
+/* Read what there is; epoll does not see what OpenSSL has already taken. */
+static void on_readable(struct conn *c) {
+    do read_once(c);
+    while (c->state != CLOSED && has_more(c));
+}
+
+/* Read a connection no more; epoll still tells of its end. */
+static void stop_reading(struct conn *c) {
+    struct epoll_event event = {.events = 0, .data.ptr = c};
+    if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event))
+        die("epoll: %s", strerror(errno));
+    c->deaf = true;
+}
+
+static uint64_t cut_at; /* when the server reset the connection that is not read */
+
+static void on_cut(struct conn *c) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != ECONNRESET)
+        die("the member that never reads was not reset: %s", strerror(error));
+    cut_at = turn_at;
+    close_conn(c);
 }
 
 /*
@@ -452,6 +593,10 @@ static void turn(void) {
     turn_at = now();
     for (int i = 0; i < n; i++) {
         struct conn *c = events[i].data.ptr;
+        if (c->deaf) {
+            on_cut(c);
+            continue;
+        }
         if (events[i].events & EPOLLOUT) flush_out(c);
         if (events[i].events & ~EPOLLOUT) on_readable(c);
     }
@@ -558,16 +703,30 @@ static void run_echo(void) {
 
 /* Broadcast: connection 0 sends, and every connection, 0 too, must receive. */
 
+static int readers;             /* members that must get each broadcast */
 static int missing[MAX_WINDOW]; /* members that have not got broadcast n yet */
 static uint32_t complete;
 
-static void on_delivery(struct conn *c, const char *data, size_t size) {
+/* Check a member's copy and return when the broadcast was sent. */
+static uint64_t take_copy(struct conn *c, const char *data, size_t size) {
     uint32_t slot = c->received % MAX_WINDOW;
     check_payload(data, size, 0, c->received++);
+    if (!--missing[slot]) complete++;
+    return conns[0].sent_at[slot];
+}
+
+static void on_delivery(struct conn *c, const char *data, size_t size) {
+    uint32_t before = complete;
+    uint64_t sent_at = take_copy(c, data, size);
     messages++;
-    if (--missing[slot]) return;
-    complete++;
-    add_sample(now() - conns[0].sent_at[slot]);
+    if (complete != before) add_sample(now() - sent_at);
+}
+
+static void queue_broadcast(uint64_t at) {
+    struct conn *sender = &conns[0];
+    missing[sender->sent % MAX_WINDOW] = readers;
+    sender->sent_at[sender->sent % MAX_WINDOW] = at;
+    queue_message(sender, sender->sent++);
 }
 
 static void send_broadcasts(void) {
@@ -575,11 +734,7 @@ static void send_broadcasts(void) {
     uint64_t at = now();
     if (finishing || sender->sent - complete > (uint32_t)(opt.window - opt.refill))
         return;
-    while (sender->sent - complete < (uint32_t)opt.window) {
-        missing[sender->sent % MAX_WINDOW] = wanted;
-        sender->sent_at[sender->sent % MAX_WINDOW] = at;
-        queue_message(sender, sender->sent++);
-    }
+    while (sender->sent - complete < (uint32_t)opt.window) queue_broadcast(at);
     if (!sender->wants_write) flush_out(sender);
 }
 
@@ -591,14 +746,80 @@ static void delay_acks(struct conn *c) {
 
 static bool broadcasts_back(void) { return complete == conns[0].sent; }
 
-static void run_broadcast(void) {
-    conns = make_conns(opt.connections, 4096 + frame_size * (size_t)opt.window);
-    open_all(opt.connections);
+/* Open the members that read and, after them, those that never will. */
+static void open_members(int deaf) {
+    int all = opt.connections + deaf;
+    readers = opt.connections;
+    conns = make_conns(all, 4096 + frame_size * (size_t)opt.window);
+    open_all(all);
+    for (int i = readers; i < all; i++) stop_reading(&conns[i]);
     run(NULL, 0.5); /* a 101 does not say that the member has joined */
-    for (int i = 0; i < opt.connections; i++) delay_acks(&conns[i]);
+    for (int i = 0; i < readers; i++) delay_acks(&conns[i]);
+}
+
+static void run_broadcast(void) {
+    open_members(0);
     mode.on_message = on_delivery;
     mode.after_turn = send_broadcasts;
     measure(broadcasts_back);
+}
+
+/* Paced: so many broadcasts a second, every copy timed; one may not be read. */
+
+static void on_timed_copy(struct conn *c, const char *data, size_t size) {
+    uint64_t sent_at = take_copy(c, data, size);
+    messages++;
+    add_sample(now() - sent_at);
+}
+
+static void send_at_pace(void) {
+    static uint64_t due;
+    struct conn *sender = &conns[0];
+    uint64_t at = now();
+    if (finishing || at < due) return;
+    if (sender->sent - complete >= (uint32_t)opt.window)
+        die("%g broadcasts a second are more than the server can do", opt.pace);
+    due = at + (uint64_t)(SECOND / opt.pace);
+    queue_broadcast(at);
+    if (!sender->wants_write) flush_out(sender);
+}
+
+static void run_paced(void) {
+    if (opt.pace <= 0) die("--pace: more than 0");
+    open_members(opt.deaf);
+    mode.on_message = on_timed_copy;
+    mode.after_turn = send_at_pace;
+    measure(broadcasts_back);
+    if (opt.deaf && (cut_at < begun.at || cut_at > ended.at))
+        die("the member that never reads was not cut within the counted window");
+}
+
+/* Gap: connection 0 broadcasts without a pause, connection 1 echoes meanwhile. */
+
+static const char *gap_path(int id) { return id ? ECHO_PATH : opt.path; }
+
+static void on_gap_message(struct conn *c, const char *data, size_t size) {
+    if (c->id) on_echo(c, data, size);
+    else take_copy(c, data, size);
+}
+
+static bool first_back(void) { return complete > 0; }
+
+static bool gap_back(void) {
+    return broadcasts_back() && conns[1].sent == conns[1].received;
+}
+
+static void run_gap(void) {
+    conns = make_conns(2, 4096 + frame_size * (size_t)opt.window);
+    readers = 1; /* whose copy is the last, after those that are not on the network */
+    mode.path = gap_path;
+    open_all(2);
+    mode.on_message = on_gap_message;
+    mode.after_turn = send_broadcasts;
+    run(first_back, 0);
+    send_burst(&conns[1]);
+    measure(gap_back);
+    if (complete < 3) die("only %" PRIu32 " broadcasts", complete);
 }
 
 /* Idle: what a connection costs in memory, after a warm-up of others. */
@@ -678,6 +899,9 @@ static void report(void) {
            server / 1e9 / seconds);
     printf("\"own_share\": %.4f, ", (double)(ended.own - begun.own) / 1e9 / seconds);
     printf("\"p50_us\": %.1f, \"p99_us\": %.1f, ", percentile(0.5), percentile(0.99));
+    printf("\"max_us\": %.1f, \"broadcasts\": %" PRIu32 ", ", percentile(1), complete);
+    if (cut_at) printf("\"cut_after\": %.2f, ", (double)(cut_at - begun.at) / SECOND);
+    printf("\"cipher\": \"%s\", ", cipher);
     printf("\"deflated\": %d, \"rss_bytes\": %.1f}\n", deflated,
            (double)(rss_after - rss_before) / opt.connections);
 }
@@ -693,6 +917,7 @@ static void start(void) {
     samples = malloc(MAX_SAMPLES * sizeof *samples);
     poller = epoll_create1(0);
     prepare_frame();
+    if (opt.tls) start_tls();
 }
 
 int main(int argc, char **argv) {
@@ -700,6 +925,8 @@ int main(int argc, char **argv) {
     start();
     if (!strcmp(opt.mode, "echo")) run_echo();
     else if (!strcmp(opt.mode, "broadcast")) run_broadcast();
+    else if (!strcmp(opt.mode, "paced")) run_paced();
+    else if (!strcmp(opt.mode, "gap")) run_gap();
     else if (!strcmp(opt.mode, "idle")) run_idle();
     else if (!strcmp(opt.mode, "connect")) run_connect();
     else die("unknown mode %s", opt.mode);

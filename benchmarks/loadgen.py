@@ -6,10 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
+from .assets import CACHE
 from .cores import LOAD_CORE
 
 SOURCE = Path(__file__).with_name("loadgen.c")
-CACHE = Path(__file__).with_name(".build")
+#: Only who measures TLS needs OpenSSL.
+WITH_TLS = ["-DTLS", "-lssl", "-lcrypto"]
 #: Above this share of its core, the load generator is what was measured.
 BUSY = 0.85
 #: Longer than any run, in seconds: the load generator ends by itself before.
@@ -20,23 +22,27 @@ class LoadError(Exception):
     """The load generator, its compiler or the server's answers failed."""
 
 
-def built():
+def built(tls):
     """Return the program's path, compiled when its source has changed."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    program = CACHE / f"loadgen-{digest}"
+    program = CACHE / f"loadgen-{'tls-' if tls else ''}{digest}"
     if not program.exists():
         CACHE.mkdir(exist_ok=True)
-        compile_to(program)
+        compile_to(program, WITH_TLS if tls else [])
     return program
 
 
-def compile_to(program):
+def compile_to(program, options):
     """Compile beside the target and rename, so that two runs may do it at once."""
     unfinished = program.with_suffix(f".{os.getpid()}")
     compiler = os.environ.get("CC", "cc")
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", unfinished, SOURCE]
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-o", unfinished, SOURCE, *options]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
+        if "openssl/" in result.stderr:
+            raise LoadError(
+                "OpenSSL's headers are missing (apt-get install libssl-dev)"
+            )
         raise LoadError(f"{compiler} failed:\n{result.stderr}")
     unfinished.rename(program)
 
@@ -60,7 +66,7 @@ def run(row, contestant, port, pid):
     """
     options = {"mode": row.command, "path": row.path, **row.load, **contestant.load}
     options |= {"port": port, "pid": pid, "cpu": LOAD_CORE}
-    command = [built()]
+    command = [built(row.tls)]
     for name, value in options.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)

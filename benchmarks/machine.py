@@ -1,10 +1,15 @@
 """What the figures were measured on: cores, kernel, Python, versions."""
 
+import os
 import platform
 import re
+import shutil
+import ssl
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .contestants import NGINX, SYSTEM
 from .cores import AVAILABLE
 
 PACKAGES = {
@@ -13,6 +18,8 @@ PACKAGES = {
     "channels": ["channels", "Django", "uvicorn"],
     "websockets": ["websockets"],
     "picows": ["picows"],
+    "gunicorn": ["gunicorn", "Flask", "gevent"],
+    "starlette": ["starlette", "uvicorn", "httptools", "uvloop"],
     "greenchannels": ["gevent", "httptools"],
 }
 
@@ -31,6 +38,15 @@ def installed(package):
         return f"{package} (absent)"
 
 
+def nginx():
+    """Return nginx's name and version."""
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:{SYSTEM}")
+    if program is None:
+        return "nginx (absent)"
+    said = subprocess.run([program, "-v"], capture_output=True, text=True).stderr
+    return said.rpartition(":")[2].strip().replace("/", " ")
+
+
 def description(contestants):
     """Return a list of sentences about the machine and the versions in use."""
     families = {one.label.split()[0] for one in contestants}
@@ -42,6 +58,8 @@ def description(contestants):
         f"{len(AVAILABLE)} cores ({processor()})",
         f"Linux {platform.release()}",
         f"{platform.python_implementation()} {platform.python_version()}",
+        ssl.OPENSSL_VERSION.rpartition(" ")[0].rsplit(" ", 2)[0],
         *(installed(name) for name in unique),
+        *([nginx()] if NGINX in families else []),
         *(f"{one.label} in pure Python" for one in contestants if one.slow),
     ]

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 from .cores import SERVER_CORE
 
@@ -18,7 +20,7 @@ TAIL = 25
 
 
 class ServerError(Exception):
-    """A server that did not start, or ended by itself."""
+    """A server that did not start, ended by itself, or kept something quiet."""
 
 
 def free_port():
@@ -27,10 +29,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def output(log):
+    """Return what a server has said so far; its own place in the file stays."""
+    size = os.fstat(log.fileno()).st_size
+    return os.pread(log.fileno(), size, 0).decode(errors="replace")
+
+
+def check_said(log, text):
+    """Raise unless ``text`` is in a server's output."""
+    if text not in output(log):
+        raise ServerError(f"did not say {text!r}")
+
+
 def tail(log):
     """Return the last lines of a server's output."""
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()[-TAIL:]
+    lines = output(log).splitlines()[-TAIL:]
     return "\n".join(f"    {line}" for line in lines) or "    (no output)"
 
 
@@ -45,7 +58,8 @@ def running(contestant):
     Serve for the length of a ``with`` block.
 
     Yields:
-        The port and the process id.
+        The port, the id of the process that serves, and the file that the output
+        goes to.
 
     Raises:
         ServerError: If the process does not listen in time. The end of its
@@ -57,7 +71,7 @@ def running(contestant):
         process = start(contestant, port, folder, log)
         try:
             await_port(process, port)
-            yield port, process.pid
+            yield port, child_of(process) if contestant.forks else process.pid, log
         except Exception as error:
             error.add_note(f"{contestant.label} said:\n{tail(log)}")
             raise
@@ -67,10 +81,16 @@ def running(contestant):
 
 def start(contestant, port, folder, log):
     """Start a server in an empty folder, so that it imports nothing by chance."""
+    contestant.write_files(folder, port)
+    command, environment = contestant.command(port), contestant.environment()
+    program = shutil.which(command[0], path=environment["PATH"])
+    if program is None:
+        raise ServerError(f"{command[0]} is not installed")
     return subprocess.Popen(
-        contestant.command(port),
+        command,
+        executable=program,
         cwd=folder,
-        env=contestant.environment(),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -89,6 +109,18 @@ def await_port(process, port):
             return
         time.sleep(0.05)
     raise ServerError(f"did not listen within {START_TIMEOUT:g} s")
+
+
+def child_of(process):
+    """Return the id of the one child of a process, which may not be there yet."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < until:
+        children = listed.read_text().split()
+        if len(children) == 1:
+            return int(children[0])
+        time.sleep(0.05)
+    raise ServerError(f"has {len(children)} children, not one")
 
 
 def stop(process):

@@ -4,8 +4,13 @@ import sys
 from dataclasses import dataclass, field
 from statistics import median
 
-from . import loadgen, process
-from .contestants import YARDSTICK
+from . import loadgen, process, upload, wrk
+from .assets import AssetError
+
+#: Who runs the load of a row.
+GENERATORS = {"loadgen": loadgen.run, "wrk": wrk.run, "upload": upload.run}
+#: Below this share of its core, a server's rate is not what the core can do.
+SATURATED = 0.9
 
 
 @dataclass(slots=True)
@@ -16,8 +21,8 @@ class Result:
     contestant: object
     #: The load generator's report of each round; ``None`` where it failed.
     reports: list = field(default_factory=list)
-    #: Figure divided by the yardstick's of the same round.
-    ratios: list = field(default_factory=list)
+    #: By yardstick: the figure divided by the yardstick's in the same round.
+    ratios: dict = field(default_factory=dict)
 
     def figures(self):
         """Return the row's figure in each round that succeeded."""
@@ -28,28 +33,34 @@ class Result:
         values = [report[name] for report in self.reports if report]
         return median(values) if values else None
 
-    @property
-    def ratio(self):
-        """Return the median of the rounds' ratios, or ``None``."""
-        return median(self.ratios) if self.ratios else None
+    def ratio(self, yardstick):
+        """Return the median of the rounds' ratios to a yardstick, or ``None``."""
+        ratios = self.ratios.get(yardstick)
+        return median(ratios) if ratios else None
 
-    @property
-    def verdict(self):
-        """Return ``ok`` or ``over`` for our own server, else an empty text."""
-        value = self.median(self.row.figure) if self.row.absolute else self.ratio
-        if value is None or not self.contestant.ours:
+    def limit(self, yardstick):
+        """Return the limit that a yardstick sets for this server, or ``None``."""
+        limited = self.contestant.limited_by(yardstick)
+        return self.row.limits[yardstick] if limited else None
+
+    def verdict(self, yardstick):
+        """Say how the server is to a limit; an empty text where none holds."""
+        absolute, limit = self.row.absolute, self.limit(yardstick)
+        value = self.median(self.row.figure) if absolute else self.ratio(yardstick)
+        if value is None or limit is None:
             return ""
-        return "ok" if value <= self.row.limit else "over"
+        return self.row.judge(limit, value)
 
 
 def measure(row, contestant):
     """Run one row on one new server process; tell of a failure, return ``None``."""
     try:
-        with process.running(contestant) as (port, pid):
-            report = loadgen.run(row, contestant, port, pid)
-    except (process.ServerError, loadgen.LoadError) as error:
+        with process.running(contestant) as (port, pid, log):
+            report = GENERATORS[row.generator](row, contestant, port, pid)
+            process.check_said(log, contestant.says)
+    except (process.ServerError, loadgen.LoadError, AssetError) as error:
         print(f"\n{contestant.label}, {row.name}: {error}", file=sys.stderr)
-        print("\n".join(error.__notes__), file=sys.stderr)
+        print("\n".join(getattr(error, "__notes__", [])), file=sys.stderr)
         return None
     warn(row, contestant, report)
     return report
@@ -61,29 +72,32 @@ def warn(row, contestant, report):
     if report["own_share"] > loadgen.BUSY:
         share = f"{report['own_share']:.0%}"
         print(f"\nwarning: {where}: the load generator used {share}", file=sys.stderr)
+    if row.figure == "rate" and report["server_share"] < SATURATED:
+        share = f"{report['server_share']:.0%}"
+        print(f"\nwarning: {where}: used {share} of its core", file=sys.stderr)
     if report["deflated"]:
         print(f"\nwarning: {where}: permessage-deflate was agreed", file=sys.stderr)
 
 
 def add_ratios(results):
-    """Compare the last round's figures with the yardstick's."""
+    """Compare the last round's figures with the yardsticks'."""
     last = {one.contestant.label: one.reports[-1] for one in results}
-    base = last.get(YARDSTICK)
-    if not base:
-        return
     for one in results:
-        if one.reports[-1]:
-            figure = one.row.figure
-            one.ratios.append(one.reports[-1][figure] / base[figure])
+        for yardstick in one.row.limits:
+            base = last.get(one.contestant.prefix + yardstick)
+            if base and one.reports[-1]:
+                figure = one.row.figure
+                ratio = one.reports[-1][figure] / base[figure]
+                one.ratios.setdefault(yardstick, []).append(ratio)
 
 
 def play(row, contestants, rounds):
     """
-    Run the rounds of one row and return a result for each server.
+    Run the rounds of one row and return a result for each of its entrants.
 
     A server that has failed in a round is left out of the row's further rounds.
     """
-    results = [Result(row, contestant) for contestant in contestants]
+    results = [Result(row, entrant) for entrant in row.entrants(contestants)]
     for number in range(rounds):
         for one in results:
             progress(f"{row.name}: round {number + 1} of {rounds}: ", one)

@@ -2,11 +2,13 @@
 Real-time applications in plain blocking Python, on gevent.
 
 =====================  =======================================================
-``websocket, http``    routes; also ``static``, ``include``, ``gsgi``, ``lifespan``
+``websocket, http``    routes; also ``static``, ``wsgi``, ``gsgi``, ``include``
 ``Router``             a routing as one GSGI consumer
 ``Group, User``        broadcast to members, or to all sockets of a user
 ``Channel``            one socket, from anywhere
 ``WebSocket``          what a consumer function is given
+``EventStream``        what a view returns for server-sent events
+``Compression``        a middleware around HTTP routes
 ``Server``             serve a routing on this thread's hub
 ``configure``          the layer of this process
 errors                 ``ConnectionEnded`` and all others, in ``errors.py``
@@ -30,9 +32,12 @@ from .errors import (
     TooManyGroups,
 )
 from .groups import Group, User
+from .hosting.compression import Compression
+from .hosting.events import ServerSentEvent
+from .hosting.streams import EventStream, last_event_id
 from .layers.registry import configure
 from .options import HTTPLimits, Limits, ServerOptions, Timeouts
-from .routing import Router, gsgi, http, include, lifespan, static, websocket
+from .routing import Router, gsgi, http, include, lifespan, static, websocket, wsgi
 from .servers.server import Server
 from .sockets import WebSocket
 
@@ -41,10 +46,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Channel",
     "ChannelFull",
+    "Compression",
     "ConfigurationError",
     "ConnectionBroken",
     "ConnectionClosed",
     "ConnectionEnded",
+    "EventStream",
     "GreenchannelsError",
     "Group",
     "HTTPLimits",
@@ -58,6 +65,7 @@ __all__ = [
     "Router",
     "Server",
     "ServerOptions",
+    "ServerSentEvent",
     "Timeouts",
     "TooManyGroups",
     "User",
@@ -66,7 +74,9 @@ __all__ = [
     "gsgi",
     "http",
     "include",
+    "last_event_id",
     "lifespan",
     "static",
     "websocket",
+    "wsgi",
 ]

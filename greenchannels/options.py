@@ -86,6 +86,20 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class TLS:
+    """The certificates of a listener, in PEM files."""
+
+    #: A file with a certificate and its chain, and the file with its key (``None``:
+    #: the same file), for each. The server name that a client asks for chooses; the
+    #: first is for names that none has.
+    certificates: tuple[tuple[str, str | None], ...]
+    #: Authorities that client certificates must come from; ``None`` asks for none.
+    ca_certs: str | None = None
+    #: Refuse clients without a certificate; else theirs is verified if they have one.
+    require_client_certificate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Everything that one server is told: limits, timeouts, trust."""
 
@@ -96,8 +110,12 @@ class ServerOptions:
     max_connections: int | None = 10_000
     #: Seconds from the first signal to the end of the process.
     drain: float = 25.0
-    #: Networks (CIDR), or "unix", whose X-Forwarded-* headers are believed.
+    #: Networks (CIDR), or "unix", whose X-Forwarded-* and Forwarded are believed.
     proxies: tuple[str, ...] = ()
+    #: Connections begin with a PROXY header, and come from ``proxies`` only.
+    proxy_protocol: bool = False
+    #: The prefix of all paths, which a proxy may have removed; routes do without.
+    root_path: str = ""
     #: Origin patterns that are allowed beside the host asked for.
     origins: tuple[str, ...] = ()
     #: Show tracebacks to browsers and check for common mistakes.
@@ -117,9 +135,23 @@ def check_options(options: ServerOptions) -> ServerOptions:
         for each in fields(part):
             _check(each.name, getattr(part, each.name))
     _check("max_connections", options.max_connections)
+    if options.proxy_protocol and not options.proxies:
+        raise ConfigurationError("the PROXY protocol needs proxies that are trusted")
+    _check_root_path(options.root_path)
     if options.drain < 0:
         raise ConfigurationError(f"drain must not be negative, not {options.drain}")
     return options
+
+
+def _check_root_path(path: str) -> None:
+    """Check that a prefix is a path without a slash at its end."""
+    # What ends a path in a URL, or has no place in one.
+    strange = any(c in "?#%" or not c.isprintable() for c in path)
+    if path and (not path.startswith("/") or path.endswith("/") or strange):
+        raise ConfigurationError(
+            f"root_path begins with '/', does not end with it, and is not"
+            f" percent-encoded: not {path!r}"
+        )
 
 
 def _check(name: str, value: Any) -> None:

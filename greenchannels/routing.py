@@ -17,11 +17,12 @@ from typing import Any
 from uuid import UUID
 
 from .errors import ConfigurationError
+from .event_sockets import EventSocket
 from .hosting.files import Folder
 from .hosting.views import ViewConsumer
+from .hosting.wsgi import WSGIHost
 from .options import Limits
 from .security.origin import check_pattern
-from .sockets import EventSocket
 from .types import Consumer, Lifespan, Middleware, Receive, Scope, Send, SlowPolicy
 
 #: Converters of a pattern's fields: a regular expression and what it becomes.
@@ -32,6 +33,19 @@ CONVERTERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uuid": (r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", UUID),
     "path": (r".+", str),
 }
+
+#: What each kind of route serves.
+SERVES: dict[str, tuple[str, ...]] = {
+    "websocket": ("websocket",),
+    "http": ("http",),
+    "static": ("http",),
+    "wsgi": ("http",),
+    "wsgi websocket": ("websocket",),
+    "gsgi": ("http", "websocket"),
+}
+
+#: Kinds whose paths are prefixes.
+PREFIXES = ("static", "wsgi", "wsgi websocket")
 
 _FIELD = re.compile(r"<(?:(?P<kind>[^<>:]*):)?(?P<name>[^<>:]*)>")
 
@@ -49,7 +63,7 @@ class Pattern:
 
     """
 
-    __slots__ = ("_convert", "_literal", "_regex", "text")
+    __slots__ = ("_convert", "_literal", "_prefix", "_regex", "text")
 
     def __init__(self, text: str, *, prefix: bool = False) -> None:
         self.text = text
@@ -67,6 +81,9 @@ class Pattern:
         self._regex = re.compile(regex, re.DOTALL)
         #: The path itself, where there is nothing to find in it.
         self._literal = None if prefix or self._convert else text
+        self._prefix: str | None = None
+        if prefix and not self._convert:
+            self._prefix = text.removesuffix("/")
 
     def _field(self, match: re.Match[str]) -> str:
         kind, name = match["kind"] or "str", match["name"]
@@ -87,11 +104,15 @@ class Pattern:
         """Return the fields, converted, and the rest of a prefix's path."""
         if self._literal is not None:
             return ({}, "") if path == self._literal else None
-        found = self._regex.fullmatch(path)
-        if found is None:
+        if self._prefix is not None:
+            rest = path[len(self._prefix) :]
+            found = path.startswith(self._prefix) and rest[:1] in ("", "/")
+            return ({}, rest) if found else None
+        match = self._regex.fullmatch(path)
+        if match is None:
             return None
-        values = found.groupdict()
-        rest: str = values.pop("_rest", "")
+        values = match.groupdict()
+        rest = values.pop("_rest", "")
         return {name: self._convert[name](text) for name, text in values.items()}, rest
 
 
@@ -101,7 +122,7 @@ class Route:
     One line of a routing. Made by ``websocket``, ``http`` and their like.
 
     Attributes:
-        kind: "websocket", "http", "static" or "gsgi".
+        kind: "websocket", "http", "static", "wsgi", "wsgi websocket" or "gsgi".
         path: The pattern as written.
         target: What the user gave: a function, a view, a folder, a consumer.
         consumer: The target as a GSGI consumer, middleware included.
@@ -123,8 +144,8 @@ class Route:
 
     @property
     def direct(self) -> bool:
-        """Whether the target can be given the server's own socket."""
-        return self.kind == "websocket" and not self.middleware
+        """Whether the target can be given the server's own object, without GSGI."""
+        return self.kind in ("websocket", "wsgi") and not self.middleware
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +176,8 @@ class Match:
     params: dict[str, Any]
     #: Path behind a prefix.
     rest: str = ""
+    #: The open file that a static route has for it.
+    file: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +273,8 @@ def static(path: str, folder: str | os.PathLike[str]) -> Route:
     Args:
         path: A prefix; the rest of the path names the file. A folder's
             ``index.html`` stands for the folder.
-        folder: A directory; nothing outside of it is served.
+        folder: A directory; nothing outside of it is served. See
+            ``docs/static.md``.
 
     Raises:
         ConfigurationError: If ``folder`` is no directory.
@@ -258,6 +282,38 @@ def static(path: str, folder: str | os.PathLike[str]) -> Route:
     """
     files = Folder(folder)
     return Route("static", _checked(path), files, files, methods=("GET", "HEAD"))
+
+
+def wsgi(
+    path: str, app: Callable[..., Any], *, websocket: bool = False
+) -> Route | Include:
+    """
+    Serve everything below ``path`` by a WSGI application (PEP 3333).
+
+    Each request runs in a greenlet. ``SCRIPT_NAME`` is the part of the path that
+    led here, ``PATH_INFO`` the rest. See ``docs/wsgi.md``.
+
+    Args:
+        path: A prefix; "/" for all that earlier routes leave.
+        app: ``app(environ, start_response)``: a Flask or Django application.
+        websocket: Whether it serves WebSockets, too: it finds them in
+            ``environ["wsgi.websocket"]``, as gevent-websocket has it.
+
+    Raises:
+        ConfigurationError: If ``app`` is not callable.
+
+    """
+    if not callable(app):
+        raise ConfigurationError(f"{path}: {app!r} is not a WSGI application")
+    host = WSGIHost(app)
+    route = Route("wsgi", _checked(path), host, host)
+    if not websocket:
+        return route
+    # Only for those that want it: it imports that package, if there is one.
+    from .hosting.wsgi_websocket import WebSocketHost
+
+    sockets = WebSocketHost(app)
+    return Include("", (route, Route("wsgi websocket", path, sockets, sockets)))
 
 
 def gsgi(
@@ -363,7 +419,8 @@ class Router:
     def __init__(self, routes: Any) -> None:
         self.routes: list[Route] = []
         self.lifespans: list[LifespanRoute] = []
-        self._patterns: list[Pattern] = []
+        #: What may serve each kind of request, in order.
+        self._candidates: dict[str, list[tuple[Route, Pattern]]] = {}
         if callable(routes):
             routes = [gsgi("/<path:_all>".replace("_all", "all"), routes)]
             self._catch_all = True
@@ -387,13 +444,17 @@ class Router:
                 )
             elif isinstance(route, Route):
                 whole = prefix.removesuffix("/") + route.path
-                is_prefix = route.kind == "static"
-                self._patterns.append(Pattern(whole, prefix=is_prefix))
-                self.routes.append(_wrap(replace(route, path=whole), middleware))
+                self._add_route(_wrap(replace(route, path=whole), middleware))
             elif isinstance(route, LifespanRoute):
                 self.lifespans.append(route)
             else:
                 raise ConfigurationError(f"not a route: {route!r}")
+
+    def _add_route(self, route: Route) -> None:
+        pattern = Pattern(route.path, prefix=route.kind in PREFIXES)
+        self.routes.append(route)
+        for kind in SERVES[route.kind]:
+            self._candidates.setdefault(kind, []).append((route, pattern))
 
     def find(self, kind: str, method: str, path: str) -> Match | NoMatch:
         """
@@ -408,39 +469,48 @@ class Router:
         if self._catch_all:
             return Match(self.routes[0], {})
         allow: list[str] = []
-        for route, pattern in zip(self.routes, self._patterns, strict=True):
-            if route.kind not in (kind, "gsgi", "static") or (
-                route.kind == "static" and kind != "http"
-            ):
-                continue
+        for route, pattern in self._candidates.get(kind, ()):
             found = pattern.match(path)
             if found is None:
                 continue
             params, rest = found
-            if route.kind == "static" and route.target.find(rest) is None:
+            file = route.target.find(rest) if route.kind == "static" else None
+            if route.kind == "static" and file is None:
                 continue
-            if kind == "http" and route.methods and method not in route.methods:
+            if route.methods and method not in route.methods:
                 allow += (name for name in route.methods if name not in allow)
                 continue
-            return Match(route, params, rest)
+            return Match(route, params, rest, file)
         return NoMatch(405, tuple(allow)) if allow else NoMatch()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] not in ("http", "websocket"):
             raise ValueError(f"a routing cannot serve {scope['type']!r}")
-        match = self.find(scope["type"], scope.get("method", "GET"), scope["path"])
+        path = path_below(scope["path"], scope.get("root_path", ""))
+        match = self.find(scope["type"], scope.get("method", "GET"), path)
         if isinstance(match, NoMatch):
             refuse(scope, send, match)
         else:
             match.route.consumer(scope_of(scope, match), receive, send)
 
 
+def path_below(path: str, root_path: str) -> str:
+    """Return what follows ``root_path`` in a path, or the path if nothing does."""
+    if root_path and (path + "/").startswith(root_path + "/"):
+        return path[len(root_path) :] or "/"
+    return path
+
+
 def scope_of(scope: Scope, match: Match) -> Scope:
     """Return ``scope`` with what the route's pattern found."""
-    url_route = {"args": (), "kwargs": match.params}
+    url_route: dict[str, Any] = {"args": (), "kwargs": match.params}
     if match.route.kind == "static":
         url_route["kwargs"] = {"path": match.rest}
+        url_route["file"] = match.file
+    elif match.route.kind in ("wsgi", "wsgi websocket"):
+        root_path = scope["path"].removesuffix(match.rest)
+        return {**scope, "url_route": url_route, "root_path": root_path}
     return {**scope, "url_route": url_route}
 
 

@@ -6,7 +6,7 @@ GSGI is specified in ``docs/gsgi.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeAlias
 
@@ -31,8 +31,14 @@ Middleware: TypeAlias = Callable[[Consumer], Consumer]
 #: Entered in each worker before it accepts, left after its drain.
 Lifespan: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
+#: Header fields: names in lower case, and values.
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
 #: What WebSockets carry.
 Data: TypeAlias = str | bytes
+
+#: Fields of a response or of the 101.
+HeaderList: TypeAlias = Iterable[tuple[str | bytes, str | bytes]]
 
 #: What happens to a member that reads too slowly.
 SlowPolicy: TypeAlias = Literal["close", "drop", "latest"]

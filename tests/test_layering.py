@@ -23,6 +23,8 @@ EDGES = {"__main__", "cli", "contrib", "gunicorn", "testing.plugin"}
 MAY_IMPORT = {
     "errors": set(),
     "types": {"errors"},
+    "close_codes": set(),
+    "text": {"types"},
     "options": {"errors"},
     "wire": {"errors", "types", "options"},
     "net": {"errors", "types", "options", "wire"},
@@ -30,10 +32,25 @@ MAY_IMPORT = {
     "groups": {"errors", "types", "layers"},
     "channels": {"errors", "types", "layers"},
     "security": {"errors", "types"},
-    "sockets": {"errors", "types", "options", "wire", "net", "layers", "groups"},
-    "hosting": {"errors", "types", "options", "sockets", "groups"},
+    "children": {"errors", "close_codes", "text"},
+    "request_fields": {"types"},
+    "sockets": {
+        *("errors", "types", "close_codes", "text"),
+        *("layers", "groups", "children", "request_fields"),
+    },
+    "event_sockets": {"errors", "types", "close_codes", "text", "layers", "sockets"},
+    "hosting": {"errors", "types", "options", "sockets", "groups", "hosting.streams"},
+    "hosting.streams": {
+        *("errors", "types", "options", "wire", "groups", "sockets"),
+        *("hosting.events", "hosting.lines"),
+    },
+    "hosting.lines": {"errors", "types", "options", "wire", "layers", "hosting.events"},
+    "hosting.events": {"wire", "layers", "groups"},
     "generic": {"errors", "types", "groups", "channels", "sockets"},
-    "routing": {"errors", "types", "options", "sockets", "hosting", "security"},
+    "routing": {
+        *("errors", "types", "options"),
+        *("sockets", "event_sockets", "hosting", "security"),
+    },
 }
 MAY_IMPORT["servers"] = set(MAY_IMPORT) - {"generic"}
 MAY_IMPORT["testing"] = set(MAY_IMPORT)

@@ -1,5 +1,6 @@
 """aiohttp on uvloop: the yardstick of all ratios."""
 
+import ssl
 import sys
 
 import uvloop
@@ -46,16 +47,28 @@ async def idle(request):
     return socket
 
 
+def context(certificate, key):
+    """Return the context of a server over TLS."""
+    found = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    found.load_cert_chain(certificate, key)
+    return found
+
+
 def main():
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, over TLS when there are a certificate and its key."""
     app = web.Application()
     app.router.add_get("/echo", echo)
     app.router.add_get("/broadcast", broadcast)
     app.router.add_get("/idle", idle)
     loop = uvloop.new_event_loop()
-    port = int(sys.argv[1])
     web.run_app(
-        app, host="127.0.0.1", port=port, access_log=None, print=None, loop=loop
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        access_log=None,
+        print=None,
+        loop=loop,
+        ssl_context=context(*sys.argv[2:4]) if sys.argv[2:] else None,
     )
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from _socket import socket as RawSocket
+from collections.abc import Iterable
 from io import TextIOWrapper
 from typing import Any
 
@@ -17,13 +18,23 @@ from gevent.event import Event
 
 from ..errors import ConfigurationError
 from ..layers.registry import make_layer
-from ..net.listener import bind_tcp, bind_unix, close_listening
+from ..net.certificates import Certificates
+from ..net.listener import close_listening
 from ..net.outlet import keep_frame_chunks
 from ..options import HTTPLimits, Limits, ServerOptions, Timeouts
 from ..servers.access import AccessLog
 from ..servers.server import Server
 from .apps import AppError, load_router
+from .binds import (
+    ActivationError,
+    BindError,
+    bind_each,
+    bind_options,
+    choose,
+    read_activation,
+)
 from .params import Seconds, Size, limit_options, pick
+from .tls import read_certificates, reload_on_hangup, tls_options
 
 #: Memory for the frames of this many greenlets (16 KiB each) is kept for the next
 #: ones: starting a greenlet then costs a third.
@@ -38,20 +49,15 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
   greenchannels run app:routing
   greenchannels run app:routing --host 0.0.0.0 --port 80
   greenchannels run app:routing --unix /run/app.sock --proxy unix
+  greenchannels run app:routing --bind 0.0.0.0:80 --bind '[::]:80'
+  greenchannels run app:routing --certfile site.pem --keyfile site.key
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("app", metavar="MODULE:ROUTING")
-@click.option("--host", default="127.0.0.1", show_default=True, help="To listen on.")
-@click.option(
-    "--port",
-    default=8000,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="To listen on; 0 takes any free one.",
-)
-@click.option("--unix", metavar="PATH", help="Listen on a Unix socket instead.")
+@bind_options
+@tls_options
 @click.option(
     "--log-level",
     default=None,
@@ -70,7 +76,19 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     "proxies",
     multiple=True,
     metavar="NETWORK",
-    help='Believe X-Forwarded-* from this network, or "unix". Repeatable.',
+    help='Believe X-Forwarded-* and Forwarded from this network, or "unix".'
+    " Repeatable.",
+)
+@click.option(
+    "--proxy-protocol",
+    is_flag=True,
+    help="Connections come from --proxy only and begin with a PROXY header.",
+)
+@click.option(
+    "--root-path",
+    default="",
+    metavar="PREFIX",
+    help="The prefix of all paths, which a proxy may have removed.",
 )
 @click.option(
     "--origin",
@@ -107,33 +125,47 @@ def run(app: str, **values: Any) -> None:
     """Serve the routing called MODULE:ROUTING, as app:routing."""
     _set_up_logging(values["log_level"], values["debug"])
     try:
+        binds = choose(values, read_activation(os.environ))
         options = _options(values)
+        certificates = read_certificates(values)
         router = load_router(app)
         access_log = _open_access_log(values["access_log"])
         layer = make_layer(values["layer"])
         server = Server(router, options=options, layer=layer, access_log=access_log)
-    except (AppError, ConfigurationError) as error:
+    except (AppError, ConfigurationError, ActivationError) as error:
         _say(f"Error: {error}")
         sys.exit(EXIT_USAGE)
-    sock = _bind(values, options)
-    sys.exit(serve(server, sock))
+    timeout = options.timeouts.write_timeout
+    try:
+        socks = bind_each(binds, values["unix_mode"], write_timeout=timeout)
+    except BindError as error:
+        _say(f"Error: {error}")
+        sys.exit(EXIT_USAGE if error.inherited else EXIT_START)
+    sys.exit(serve(server, socks, certificates))
 
 
-def serve(server: Server, sock: RawSocket) -> int:
+def serve(
+    server: Server, socks: Iterable[RawSocket], certificates: Certificates | None = None
+) -> int:
     """Serve until a signal, drain, and return the exit code."""
     stop = Event()
     signals = [signal.SIGTERM, signal.SIGINT]
     handlers = [gevent.signal_handler(number, _on_signal, stop) for number in signals]
+    if certificates is not None:
+        handlers.append(reload_on_hangup(certificates))
     keep_frame_chunks(KEPT_FRAME_CHUNKS)
     try:
         server.start()
     except Exception as error:
         logging.getLogger("greenchannels").exception("a lifespan failed")
         _say(f"Error: the app could not start: {error}")
-        close_listening(sock)
+        for sock in socks:
+            close_listening(sock)
         return EXIT_START
-    listener = server.listen(sock)
-    _say(f"Listening on {describe(listener.address)} (Ctrl-C to stop)")
+    for sock in socks:
+        listener = server.listen(sock, certificates)
+        where = describe(listener.address, certificates is not None)
+        _say(f"Listening on {where} (Ctrl-C to stop)")
     stop.wait()
     _say("Stopping.")
     server.stop()
@@ -152,13 +184,13 @@ def _let_go_of_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def describe(address: Any) -> str:
+def describe(address: Any, secure: bool = False) -> str:
     """Return a listening address as one would open it."""
     if not isinstance(address, tuple):
         path = address.decode() if isinstance(address, bytes) else address
         return f"unix:{path}"
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"http://{host}:{address[1]}"
+    return f"{'https' if secure else 'http'}://{host}:{address[1]}"
 
 
 def _on_signal(stop: Event) -> None:
@@ -177,25 +209,11 @@ def _options(values: dict[str, Any]) -> ServerOptions:
         max_connections=values["max_connections"],
         drain=values["drain"] if values["drain"] is not None else 10.0**9,
         proxies=values["proxies"],
+        proxy_protocol=values["proxy_protocol"],
+        root_path=values["root_path"].rstrip("/"),
         origins=values["origins"],
         debug=values["debug"],
     )
-
-
-def _bind(values: dict[str, Any], options: ServerOptions) -> RawSocket:
-    """Return the listening socket, or end with one clear line."""
-    try:
-        if values["unix"]:
-            return bind_unix(values["unix"])
-        return bind_tcp(
-            values["host"],
-            values["port"],
-            write_timeout=options.timeouts.write_timeout,
-        )
-    except OSError as error:
-        where = values["unix"] or f"{values['host']}:{values['port']}"
-        _say(f"Error: cannot listen on {where}: {error.strerror or error}")
-        sys.exit(EXIT_START)
 
 
 def _open_access_log(where: str) -> AccessLog:

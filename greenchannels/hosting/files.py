@@ -1,97 +1,249 @@
 """
-Files of a folder as a GSGI consumer: whole files, and no way out of the folder.
+Files of a folder as a GSGI consumer: conditions, ranges, encoded siblings.
+
+Reading a file blocks the hub for as long as the disk takes.
 """
 
 from __future__ import annotations
 
-import mimetypes
+import logging
 import os
-import stat
-from pathlib import Path
+from collections.abc import Mapping
 
-from ..errors import ConfigurationError
-from ..types import Receive, Scope, Send
+import gevent
+
+from ..types import Event, Receive, Scope, Send
+from .codings import ENDINGS, wanted_codings
+from .conditions import failed_precondition, range_holds
+from .folders import Opener, OpenFile
+from .ranges import Multipart, content_range, make_multipart, read_ranges
+from .representations import Representation, describe
 
 #: Bytes of a file that are read and sent at a time.
 CHUNK = 256 * 1024
 
-#: Types of text get a charset.
-_TEXT = ("text/", "application/javascript", "application/json", "image/svg+xml")
+#: Parts of at least so many bytes are left to the kernel; to read smaller ones and
+#: to send them with the head costs less.
+ZERO_COPY_FROM = 32 * 1024
+
+#: ASGI's extension by which the server sends a part of a file.
+ZERO_COPY = "http.response.zerocopysend"
+
+#: Request fields that have a say in the answer.
+_FIELDS = frozenset(
+    (
+        *(b"accept-encoding", b"range", b"if-range", b"if-match", b"if-none-match"),
+        *(b"if-modified-since", b"if-unmodified-since"),
+    )
+)
+
+_PLAIN = (b"content-type", b"text/plain; charset=utf-8")
+
+logger = logging.getLogger("greenchannels.hosting")
 
 
 class Folder:
     """
-    Serve the files of one directory.
+    Serve the files of one directory to GET and HEAD.
 
     Args:
-        folder: The directory.
+        folder: The directory. Links in its own name are followed now, once.
 
     Raises:
-        ConfigurationError: If it is none.
+        ConfigurationError: If there is no such directory.
 
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.root = Path(folder).resolve()
-        if not self.root.is_dir():
-            raise ConfigurationError(f"no such folder: {os.fspath(folder)!r}")
+        self._files = Opener(folder)
 
     def __repr__(self) -> str:
-        return f"Folder({str(self.root)!r})"
+        return f"Folder({os.fsdecode(self._files.root)!r})"
 
-    def find(self, path: str) -> Path | None:
+    def find(self, path: str) -> OpenFile | None:
         """
-        Return the regular file that ``path`` names, or ``None``.
+        Open the file that ``path`` names, or return ``None``.
 
-        Nothing outside the folder is ever named: not by "..", not by a
-        symbolic link, not by an absolute path.
+        Nothing outside the folder is ever opened for reading: not by "..", not by
+        a symbolic link, not by an absolute path.
         """
-        parts = path.split("/")
-        if "\0" in path or ".." in parts or os.sep != "/":
-            return None
-        try:
-            found = self.root.joinpath(*(p for p in parts if p)).resolve()
-            if found.is_dir():
-                found = (found / "index.html").resolve()
-            elif path.endswith("/"):
-                return None
-            is_file = stat.S_ISREG(found.stat().st_mode)
-        except (OSError, ValueError, RuntimeError):
-            return None
-        if not is_file or not found.is_relative_to(self.root):
-            return None
-        return found
+        return self._files.open_path(path)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the file that the rest of the path names."""
-        path = self.find(scope["url_route"]["kwargs"]["path"])
-        try:
-            file = path.open("rb") if path is not None else None
-        except OSError:
-            file = None
-        if path is None or file is None:
-            send({"type": "http.response.start", "status": 404, "headers": []})
-            send({"type": "http.response.body", "body": b"Not Found\n"})
+        """Send the file that the rest of the path names, or what was found there."""
+        route = scope["url_route"]
+        path = route["kwargs"]["path"]
+        file = route.get("file")
+        if file is None or file.closed or file.path != path:
+            file = self.find(path)
+        if file is None:
+            _send_plainly(send, 404, (), b"Not Found\n")
             return
         with file:
-            left = os.fstat(file.fileno()).st_size
-            headers = [
-                (b"content-type", content_type(path.name).encode()),
-                (b"content-length", str(left).encode()),
-            ]
-            send({"type": "http.response.start", "status": 200, "headers": headers})
-            while left and scope["method"] != "HEAD":
-                data = file.read(min(CHUNK, left))
-                if not data:
-                    break  # the file has shrunk: the server cuts the connection
-                left -= len(data)
-                send({"type": "http.response.body", "body": data, "more_body": True})
-            send({"type": "http.response.body", "body": b""})
+            fields = _select(scope["headers"])
+            encoded = self._encoded(file, fields.get(b"accept-encoding"))
+            if encoded is None:
+                _answer(file, None, fields, scope, send)
+            else:
+                with encoded[0]:
+                    _answer(*encoded, fields, scope, send)
+
+    def _encoded(
+        self, file: OpenFile, accept: bytes | None
+    ) -> tuple[OpenFile, str] | None:
+        """Return the sibling that the client wants most, and its coding."""
+        for coding in wanted_codings(accept):
+            sibling = self._files.sibling(file, ENDINGS[coding])
+            if sibling is None:
+                continue
+            if sibling.status.st_mtime_ns >= file.status.st_mtime_ns:
+                return sibling, coding
+            logger.debug("%r is older than %r", sibling, file)
+            sibling.close()
+        return None
 
 
-def content_type(name: str) -> str:
-    """Return the content type of a file called ``name``."""
-    kind, encoding = mimetypes.guess_type(name)
-    if kind is None or encoding is not None:
-        return "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith(_TEXT) else kind
+def _select(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the fields that matter, the lines of each joined."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _FIELDS:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+    return fields
+
+
+def _answer(
+    file: OpenFile,
+    coding: str | None,
+    fields: Mapping[bytes, bytes],
+    scope: Scope,
+    send: Send,
+) -> None:
+    """Send what a request is due that names ``file``."""
+    about = describe(file.name, file.real_name, coding, file.status)
+    if fields:
+        status = failed_precondition(fields, about.etag, about.modified)
+        if status == 304:
+            _send_start(send, 304, about.validators)
+            send(_body(b"", more=False))
+            return
+        if status == 412:
+            _send_plainly(send, 412, about.validators, b"Precondition Failed\n")
+            return
+    zero_copy = ZERO_COPY in scope.get("extensions", ())
+    try:
+        if scope["method"] == "HEAD":
+            _send_start(send, 200, about.whole)
+            send(_body(b"", more=False))
+        elif b"range" not in fields or not _send_ranges(
+            file, about, fields, send, zero_copy
+        ):
+            _send_start(send, 200, about.whole)
+            _send_part(send, file, 0, about.size, more=False, zero_copy=zero_copy)
+    except _Shrunk:
+        # Returned from now, the response lacks promised bytes: it is cut off.
+        logger.warning("%r has shrunk while it was sent", file)
+
+
+def _send_ranges(
+    file: OpenFile,
+    about: Representation,
+    fields: Mapping[bytes, bytes],
+    send: Send,
+    zero_copy: bool,
+) -> bool:
+    """Answer with the ranges asked for; tell whether that has been done."""
+    if not range_holds(fields, about.etag, about.modified):
+        return False
+    ranges = read_ranges(fields[b"range"], about.size)
+    if ranges is None:
+        return False
+    if not ranges:
+        none = (b"content-range", b"bytes */%d" % about.size)
+        headers = (none, *about.validators)
+        _send_plainly(send, 416, headers, b"Range Not Satisfiable\n")
+        return True
+    if len(ranges) == 1:
+        start, stop = ranges[0]
+        headers = (
+            (b"content-type", about.content_type),
+            (b"content-length", b"%d" % (stop - start)),
+            (b"content-range", content_range(ranges[0], about.size)),
+            *about.validators,
+            *about.content,
+        )
+        _send_start(send, 206, headers)
+        _send_part(send, file, start, stop - start, more=False, zero_copy=zero_copy)
+        return True
+    if about.encoded:
+        return False  # whether parts or their frame are encoded, nobody could say
+    frame = make_multipart(ranges, about.size, about.content_type)
+    _send_multipart(send, file, about, frame, zero_copy)
+    return True
+
+
+def _send_multipart(
+    send: Send, file: OpenFile, about: Representation, frame: Multipart, zero_copy: bool
+) -> None:
+    headers = (
+        (b"content-type", frame.content_type),
+        (b"content-length", b"%d" % frame.length),
+        *about.validators,
+        *about.content,
+    )
+    _send_start(send, 206, headers)
+    for head, (start, stop) in frame.parts:
+        send(_body(head, more=True))
+        _send_part(send, file, start, stop - start, more=True, zero_copy=zero_copy)
+    send(_body(frame.end, more=False))
+
+
+class _Shrunk(Exception):
+    """A file has fewer bytes than it had when it was opened."""
+
+
+def _send_part(
+    send: Send, file: OpenFile, offset: int, count: int, *, more: bool, zero_copy: bool
+) -> None:
+    """
+    Send ``count`` bytes of a file; blocks.
+
+    Raises:
+        _Shrunk: If it has no longer so many.
+
+    """
+    if zero_copy and count >= ZERO_COPY_FROM:
+        part = {"file": file, "offset": offset, "count": count, "more_body": more}
+        send({"type": ZERO_COPY, **part})
+        return
+    fd = file.fileno()
+    while True:
+        data = os.pread(fd, min(CHUNK, count), offset)
+        count -= len(data)
+        if not data and count:
+            raise _Shrunk
+        send(_body(data, more=more or count > 0))
+        if not count:
+            return
+        offset += len(data)
+        gevent.sleep(0)  # a peer that is fast does not make others wait
+
+
+def _send_start(
+    send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    """Send a head; its list is a new one, for middleware changes it in place."""
+    start = {"type": "http.response.start", "status": status, "headers": [*headers]}
+    send(start)
+
+
+def _send_plainly(
+    send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes
+) -> None:
+    """Send a short text."""
+    _send_start(send, status, (_PLAIN, *headers))
+    send(_body(body, more=False))
+
+
+def _body(data: bytes, *, more: bool) -> Event:
+    return {"type": "http.response.body", "body": data, "more_body": more}

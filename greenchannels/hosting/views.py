@@ -1,24 +1,36 @@
 """
 ``http`` views: a function of a Werkzeug request, as a GSGI consumer.
 
-What a view returns is what a Flask view may return.
+What a view returns is what a Flask view may return, or an ``EventStream``.
 """
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-import msgspec
-
+from ..errors import ConfigurationError
+from ..groups import to_json
 from ..types import Event, Receive, Scope, Send
+from .environ import environ_of
+from .streams import HEADERS, EventStream
 
 if TYPE_CHECKING:
-    from werkzeug.wrappers import Response
+    from werkzeug.wrappers import Request, Response
 
 #: Bytes of a body that are kept in memory; the rest is spooled to disk.
 BODY_IN_MEMORY = 1024 * 1024
+
+#: Statuses whose responses have no body.
+NO_BODY = (204, 304)
+
+_NOT_ASYNC = "views are plain functions that may block; leave out async and await"
+
+_WHAT_VIEWS_RETURN = (
+    "it may return str, bytes, dict, list, tuple, Response, EventStream or an iterator"
+)
 
 
 class ClientGone(Exception):
@@ -26,9 +38,17 @@ class ClientGone(Exception):
 
 
 class ViewConsumer:
-    """Serve HTTP requests by a view."""
+    """
+    Serve HTTP requests by a view.
+
+    Raises:
+        ConfigurationError: If the view is an ``async def``.
+
+    """
 
     def __init__(self, view: Callable[..., Any]) -> None:
+        if inspect.iscoroutinefunction(view) or inspect.isasyncgenfunction(view):
+            raise ConfigurationError(f"{view!r} is async: {_NOT_ASYNC}")
         self.view = view
 
     def __repr__(self) -> str:
@@ -36,7 +56,6 @@ class ViewConsumer:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, call the view, send what it returned."""
-        from werkzeug.exceptions import HTTPException
         from werkzeug.wrappers import Request
 
         extensions = scope.get("extensions", {}).get("greenchannels", {})
@@ -46,13 +65,31 @@ class ViewConsumer:
                 read_body(receive, body)
             except ClientGone:
                 return
-            with Request(make_environ(scope, body)) as request:
-                params = scope.get("url_route", {}).get("kwargs", {})
+            with Request(environ_of(scope, body)) as request:
                 try:
-                    response = make_response(self.view(request, **params))
-                except HTTPException as error:
-                    response = error.get_response(request.environ)
-                send_response(response, request.environ, send)
+                    self._answer(request, scope, receive, send)
+                finally:
+                    # Each holds the other: without this the collector's work.
+                    request.environ.pop("werkzeug.request", None)
+
+    def _answer(
+        self, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Call the view, and send what it returned."""
+        from werkzeug.exceptions import HTTPException
+
+        params = scope.get("url_route", {}).get("kwargs", {})
+        environ = request.environ
+        try:
+            response = make_response(self.view(request, **params), environ)
+        except HTTPException as error:
+            response = error.get_response(environ)
+        stream = response.response
+        if isinstance(stream, EventStream) and _has_body(response, environ):
+            start = start_event(response, environ)
+            stream.serve(start, scope, receive, send)
+        else:
+            send_response(response, environ, send)
 
 
 def read_body(receive: Receive, body: IO[bytes]) -> None:
@@ -73,67 +110,23 @@ def read_body(receive: Receive, body: IO[bytes]) -> None:
     body.seek(0)
 
 
-def make_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
-    """Return the WSGI environ (PEP 3333) of a scope of type "http"."""
-    server = scope.get("server") or ("localhost", None)
-    client = scope.get("client") or ("", None)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": scope.get("root_path", ""),
-        "PATH_INFO": scope["path"].encode().decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "SERVER_NAME": str(server[0]),
-        "SERVER_PORT": str(server[1] or 80),
-        "REMOTE_ADDR": str(client[0]),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": body,
-        "wsgi.input_terminated": True,
-        "wsgi.errors": None,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "greenchannels.scope": scope,
-    }
-    for raw_name, raw_value in scope["headers"]:
-        name = raw_name.decode("latin-1").upper().replace("-", "_")
-        if name not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            name = "HTTP_" + name
-        value = raw_value.decode("latin-1")
-        environ[name] = f"{environ[name]},{value}" if name in environ else value
-    return environ
-
-
-def make_response(result: Any) -> Response:
+def make_response(result: Any, environ: dict[str, Any]) -> Response:
     """
     Return the response that a view's result stands for.
+
+    Args:
+        result: What the view returned.
+        environ: Of the request, for a result that is a WSGI application.
 
     Raises:
         TypeError: If it stands for none.
 
     """
-    from werkzeug.wrappers import Response
-
     status: Any = None
     headers: Any = None
     if isinstance(result, tuple):
         result, status, headers = _unpack(result)
-    if isinstance(result, Response):
-        response = result
-    elif isinstance(result, dict | list):
-        response = Response(msgspec.json.encode(result), mimetype="application/json")
-    elif isinstance(result, bytearray):
-        response = Response(bytes(result), mimetype="text/html")
-    elif isinstance(result, (str, bytes, Iterator)):
-        response = Response(result, mimetype="text/html")
-    elif callable(result):
-        response = Response.force_type(result, {})
-    else:
-        raise TypeError(
-            f"a view returned {type(result).__name__}: it may return str, bytes,"
-            " dict, list, tuple, Response or an iterator"
-        )
+    response = _wrap(result, environ)
     if status is not None:
         if isinstance(status, int):
             response.status_code = status
@@ -142,6 +135,31 @@ def make_response(result: Any) -> Response:
     if headers is not None:
         response.headers.update(headers)
     return response
+
+
+def _wrap(result: Any, environ: dict[str, Any]) -> Response:
+    """Return the response of a result without status and headers."""
+    from werkzeug.wrappers import Response
+
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, dict | list):
+        return Response(to_json(result), mimetype="application/json")
+    if isinstance(result, EventStream):
+        return Response(result, headers=HEADERS)  # type: ignore[arg-type]
+    if isinstance(result, bytearray):
+        result = bytes(result)
+    if isinstance(result, (str, bytes, Iterator)):
+        return Response(result, mimetype="text/html")
+    if callable(result):
+        return Response.force_type(result, environ)
+    if inspect.iscoroutine(result):
+        result.close()
+    is_async = inspect.isawaitable(result) or inspect.isasyncgen(result)
+    raise TypeError(
+        f"a view returned {type(result).__name__}: "
+        + (_NOT_ASYNC if is_async else _WHAT_VIEWS_RETURN)
+    )
 
 
 def _unpack(result: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -158,24 +176,35 @@ def _unpack(result: tuple[Any, ...]) -> tuple[Any, Any, Any]:
     )
 
 
+def _has_body(response: Response, environ: dict[str, Any]) -> bool:
+    """Return whether a response has a body (RFC 9110, section 6.4.1)."""
+    return environ["REQUEST_METHOD"] != "HEAD" and response.status_code not in NO_BODY
+
+
+def start_event(response: Response, environ: dict[str, Any]) -> Event:
+    """Return how a Werkzeug response begins."""
+    headers = response.get_wsgi_headers(environ).to_wsgi_list()
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in headers
+        ],
+    }
+
+
 def send_response(response: Response, environ: dict[str, Any], send: Send) -> None:
     """Send a Werkzeug response as GSGI events; its iterable is closed."""
-    body, status, headers = response.get_wsgi_response(environ)
-    fields = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers
-    ]
-    send(
-        {
-            "type": "http.response.start",
-            "status": int(status.split(" ", 1)[0]),
-            "headers": fields,
-        }
-    )
+    body = response.get_app_iter(environ)
     try:
+        send(start_event(response, environ))
         if response.is_sequence:
             send(_body(b"".join(body), more=False))
             return
+        if environ["REQUEST_METHOD"] == "HEAD":
+            # Of a length that nobody knows, rather than of none.
+            send(_body(b"", more=True))
         for chunk in body:
             if chunk:
                 send(_body(chunk, more=True))

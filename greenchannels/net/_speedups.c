@@ -27,11 +27,11 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-/* The last bytes travel in one segment with the FIN that follows. */
+/* The bytes travel in one segment with what follows at once: a file, or the FIN. */
 #ifdef MSG_MORE
-#define LAST_BYTES MSG_MORE
+#define MORE_FOLLOWS MSG_MORE
 #else
-#define LAST_BYTES 0
+#define MORE_FOLLOWS 0
 #endif
 
 typedef struct {
@@ -46,9 +46,12 @@ typedef struct {
     char closing;
     char ended;
     char heard;
+    char more;
+    char layered;
 } Outlet;
 
-static PyObject *str_wake_writer, *str_wait_for_kernel, *str_written, *str_fail;
+static PyObject *str_wake_writer, *str_wait_for_kernel, *str_written, *str_fail,
+    *str_write_now;
 
 static int
 Outlet_init(Outlet *self, PyObject *args, PyObject *kwargs)
@@ -69,6 +72,7 @@ Outlet_init(Outlet *self, PyObject *args, PyObject *kwargs)
     self->fd = fd;
     self->own = self->shared = 0;
     self->scheduled = self->blocked = self->closing = self->ended = self->heard = 0;
+    self->more = self->layered = 0;
     return 0;
 }
 
@@ -174,7 +178,7 @@ send_queue(Outlet *self)
     struct iovec vectors[MAX_VECTORS];
     struct msghdr message;
     Py_ssize_t count = PyList_GET_SIZE(self->queue), i;
-    int flags = MSG_NOSIGNAL | (self->closing ? LAST_BYTES : 0);
+    int flags = MSG_NOSIGNAL | (self->closing || self->more ? MORE_FOLLOWS : 0);
 
     if (count == 1) {
         PyObject *frame = PyList_GET_ITEM(self->queue, 0);
@@ -280,6 +284,25 @@ Outlet_receive_into(Outlet *self, PyObject *buffer)
     return PyLong_FromSsize_t(size);
 }
 
+static PyObject *
+Outlet_send_bytes(Outlet *self, PyObject *data)
+{
+    Py_buffer view;
+    Py_ssize_t size;
+    int flags = MSG_NOSIGNAL | (self->closing || self->more ? MORE_FOLLOWS : 0);
+
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    size = send(self->fd, view.buf, (size_t)view.len, flags);
+    PyBuffer_Release(&view);
+    if (size < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+            return PyErr_SetFromErrno(PyExc_OSError);
+        size = 0;
+    }
+    return PyLong_FromSsize_t(size);
+}
+
 static PyMethodDef Outlet_methods[] = {
     {"push", (PyCFunction)Outlet_push, METH_O, "push(frame) -> int"},
     {"push_shared", (PyCFunction)(void (*)(void))Outlet_push_shared, METH_FASTCALL,
@@ -287,6 +310,7 @@ static PyMethodDef Outlet_methods[] = {
     {"write_now", (PyCFunction)Outlet_write_now, METH_NOARGS, "write_now()"},
     {"receive_into", (PyCFunction)Outlet_receive_into, METH_O,
      "receive_into(buffer) -> int"},
+    {"send_bytes", (PyCFunction)Outlet_send_bytes, METH_O, "send_bytes(data) -> int"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -300,6 +324,8 @@ static PyMemberDef Outlet_members[] = {
     {"closing", T_BOOL, offsetof(Outlet, closing), 0, NULL},
     {"ended", T_BOOL, offsetof(Outlet, ended), 0, NULL},
     {"heard", T_BOOL, offsetof(Outlet, heard), 0, NULL},
+    {"more", T_BOOL, offsetof(Outlet, more), 0, NULL},
+    {"layered", T_BOOL, offsetof(Outlet, layered), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -322,6 +348,15 @@ static PyType_Spec Outlet_spec = {
     .slots = Outlet_slots,
 };
 
+/* What stands between queue and socket is written in Python. */
+static int
+call_write_now(PyObject *outlet)
+{
+    PyObject *done = PyObject_CallMethodNoArgs(outlet, str_write_now);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* write_each(outlets): write each one; those that fail say so themselves. */
 static PyObject *
 write_each(PyObject *module, PyObject *outlets)
@@ -341,7 +376,8 @@ write_each(PyObject *module, PyObject *outlets)
         }
         Py_INCREF(each);
         ((Outlet *)each)->scheduled = 0;
-        int result = write_outlet((Outlet *)each);
+        int result = ((Outlet *)each)->layered ? call_write_now(each)
+                                               : write_outlet((Outlet *)each);
         Py_DECREF(each);
         if (result < 0)
             return NULL;
@@ -474,7 +510,9 @@ exec_module(PyObject *module)
     str_wait_for_kernel = PyUnicode_InternFromString("wait_for_kernel");
     str_written = PyUnicode_InternFromString("written");
     str_fail = PyUnicode_InternFromString("fail");
-    if (!str_wake_writer || !str_wait_for_kernel || !str_written || !str_fail)
+    str_write_now = PyUnicode_InternFromString("write_now");
+    if (!str_wake_writer || !str_wait_for_kernel || !str_written || !str_fail ||
+        !str_write_now)
         return -1;
     *state = PyType_FromModuleAndSpec(module, &Outlet_spec, NULL);
     if (*state == NULL)

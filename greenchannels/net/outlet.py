@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 #: Frames given to one ``sendmsg``.
 MAX_VECTORS = 128
 
-#: The last bytes travel in one segment with the FIN that follows.
-LAST_BYTES = getattr(stdlib_socket, "MSG_MORE", 0)
+#: The bytes travel in one segment with what follows at once: a file, or the FIN.
+MORE_FOLLOWS = getattr(stdlib_socket, "MSG_MORE", 0)
 
 
 class PureOutlet:
@@ -34,6 +34,8 @@ class PureOutlet:
         blocked: Whether the kernel's buffer is full.
         closing: Whether nothing more may be queued.
         ended: Whether nothing more may be written.
+        more: Whether something that is not queued follows what is.
+        layered: Whether a subclass has a ``write_now`` of its own.
         heard: Set by whoever sees bytes move.
 
     """
@@ -45,6 +47,8 @@ class PureOutlet:
         "ended",
         "fd",
         "heard",
+        "layered",
+        "more",
         "own",
         "queue",
         "scheduled",
@@ -56,7 +60,7 @@ class PureOutlet:
         self.queue: list[bytes] = []
         self.own = self.shared = 0
         self.scheduled = self.blocked = self.closing = self.ended = False
-        self.heard = False
+        self.heard = self.more = self.layered = False
         self._dirty = dirty
 
     def push(self, frame: bytes, /) -> int:
@@ -106,6 +110,15 @@ class PureOutlet:
         size: int = self._borrowed().recv_into(buffer)
         return size
 
+    def send_bytes(self, data: bytes | memoryview, /) -> int:
+        """Send what the kernel takes of ``data``, past the queue; return its size."""
+        flags = MORE_FOLLOWS if self.closing or self.more else 0
+        try:
+            sent: int = self._borrowed().send(data, flags)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        return sent
+
     def _schedule(self) -> None:
         """Have ``write_now`` called at the end of the hub's turn."""
         if not self._dirty:
@@ -115,7 +128,7 @@ class PureOutlet:
 
     def _sendmsg(self, frames: list[bytes]) -> int:
         sock = self._borrowed()
-        flags = LAST_BYTES if self.closing else 0
+        flags = MORE_FOLLOWS if self.closing or self.more else 0
         sent: int
         if len(frames) == 1:
             sent = sock.send(frames[0], flags)

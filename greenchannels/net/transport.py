@@ -14,18 +14,23 @@ and tells the protocol, once.
 from __future__ import annotations
 
 import logging
+import os
 import socket as stdlib_socket
 import struct
 import time
 from _socket import close as close_descriptor
 from _socket import socket as RawSocket
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import gevent
 from gevent import getcurrent
 
 from .clock import Alarm
 from .outlet import MAX_VECTORS, Outlet
 from .reactor import Reactor
+
+#: Bytes of a file that are sent in one system call.
+FILE_AT_A_TIME = 1024 * 1024
 
 #: Seconds that a closed connection is still read, for the peer to close.
 LINGER = 2.0
@@ -100,6 +105,9 @@ class Transport(Outlet):
         "write_timeout",
     )
 
+    #: Whether the bytes are encrypted.
+    secure: ClassVar[bool] = False
+
     def __init__(
         self, reactor: Reactor, fd: int, *, write_timeout: float | None = None
     ) -> None:
@@ -159,7 +167,7 @@ class Transport(Outlet):
             self._tear_down(error)
             return
         self.heard = True
-        # What the consumer sends before it waits is written below, at once.
+        waits = self.scheduled
         self.scheduled = self._receiving = True
         try:
             if size:
@@ -169,11 +177,27 @@ class Transport(Outlet):
                 self.protocol.eof_received()
         except Exception as error:
             self._protocol_failed(error)
-        self.scheduled = self._receiving = False
-        if self.queue:
+        self._receiving = False
+        if not waits:
+            self._schedule_writing()
+        if self.closing:
             self.write_now()
-        if self._done:
-            self._tear_down(None)
+            if self._done:
+                self._tear_down(None)
+
+    def _schedule_writing(self) -> None:
+        """
+        Have what is queued written when all that is readable has been read.
+
+        A peer that is woken by each answer costs more than the answer does; at
+        the end of the turn most are awake already, or are woken once.
+        """
+        self.scheduled = bool(self.queue) and not self.closing
+        if self.scheduled:
+            dirty = self.reactor.dirty
+            if not dirty:
+                self.wake_writer()
+            dirty.append(self)
 
     def _protocol_failed(self, error: Exception) -> None:
         """Have the protocol end the connection in its own words, if it still can."""
@@ -206,9 +230,49 @@ class Transport(Outlet):
         while self.queue and self._drained < target and not self.closed:
             self.wait_for_progress()
 
+    def send_file(self, head: bytes, fd: int, offset: int, count: int) -> int:
+        """
+        Send ``head`` and a part of a file; blocks until the kernel has taken all.
+
+        Reading the file blocks the hub as long as the disk takes.
+
+        Returns:
+            Bytes of the file that were sent: fewer than ``count`` if the file or
+            the connection ended before.
+
+        """
+        if head:
+            self.push(head)
+        self.more = count > 0
+        self.flush()
+        self.more = False
+        sent = 0
+        while sent < count and not self.ended:
+            asked = min(count - sent, FILE_AT_A_TIME)
+            try:
+                taken = os.sendfile(self.fd, fd, offset + sent, asked)
+            except (BlockingIOError, InterruptedError):
+                self._wait_until_writable()
+                continue
+            except OSError as error:
+                self.fail(error)
+                break
+            if taken == 0:
+                break
+            sent += taken
+            if taken == asked and sent < count:
+                gevent.sleep(0)  # others want to send, too
+        return sent
+
+    def _wait_until_writable(self) -> None:
+        """Block until the kernel has room, or the connection has ended."""
+        if not self.blocked:
+            self._block()
+        self.wait_for_progress()
+
     def drop_unsent(self) -> int:
         """Drop the whole frames that wait; return how many. A half-sent one stays."""
-        kept = self.queue[:1] if self._offset else []
+        kept = self.queue[: self._begun()]
         dropped = len(self.queue) - len(kept)
         self.queue[:] = kept
         waiting = self.own + self.shared
@@ -218,6 +282,10 @@ class Transport(Outlet):
             self._unblock()
         self.wake_waiters()
         return dropped
+
+    def _begun(self) -> int:
+        """Return how many frames are partly with the kernel already."""
+        return 1 if self._offset else 0
 
     def _recount(self) -> None:
         self.own = sum(len(f) for f in self.queue if type(f) is not SharedFrame)
@@ -240,14 +308,18 @@ class Transport(Outlet):
             if self.closing:
                 self.written()
         elif not self.blocked:
-            self.blocked = True
-            self._progress_at = time.monotonic()
-            self._write_watcher = self.reactor.loop.io(self.fd, 2)
-            self._write_watcher.start(self._on_writable)
-            if self.write_timeout is not None:
-                self._write_alarm = self.reactor.clock.call_later(
-                    self.write_timeout, self._check_progress
-                )
+            self._block()
+
+    def _block(self) -> None:
+        """Write nothing until the kernel has room again."""
+        self.blocked = True
+        self._progress_at = time.monotonic()
+        self._write_watcher = self.reactor.loop.io(self.fd, 2)
+        self._write_watcher.start(self._on_writable)
+        if self.write_timeout is not None:
+            self._write_alarm = self.reactor.clock.call_later(
+                self.write_timeout, self._check_progress
+            )
 
     def _take_sent(self, sent: int) -> None:
         """Remove ``sent`` bytes from the head of the queue."""
@@ -266,12 +338,20 @@ class Transport(Outlet):
         del self.queue[:done]
         self._offset = sent
 
-    def _on_writable(self) -> None:
+    def _write_more(self) -> int:
+        """Offer the kernel what waits; return the bytes that it took."""
         queue: list[Any] = self.queue[:MAX_VECTORS]
-        if queue and self._offset:
+        if not queue:
+            return 0
+        if self._offset:
             queue[0] = memoryview(queue[0])[self._offset :]
+        sent = self._borrowed().sendmsg(queue)
+        self._take_sent(sent)
+        return sent
+
+    def _on_writable(self) -> None:
         try:
-            sent = self._borrowed().sendmsg(queue) if queue else 0
+            sent = self._write_more()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -280,7 +360,6 @@ class Transport(Outlet):
         if sent:
             self.heard = True
             self._progress_at = time.monotonic()
-            self._take_sent(sent)
         if not self.queue:
             self._unblock()
         self.wake_waiters()
@@ -338,6 +417,10 @@ class Transport(Outlet):
     def _wake(self, waiter: Any) -> None:
         if self._waiters is not None and waiter in self._waiters:
             waiter.switch()
+
+    def describe_tls(self) -> dict[str, Any]:
+        """Return what is known of the encryption; nothing without."""
+        return {}
 
     # The end.
 
@@ -436,6 +519,7 @@ class Lingering:
         self._transport = transport
         self._protocol = protocol
         self._alarm: Alarm | None = None
+        self._peer_ended = False
 
     def start(self) -> None:
         """Half-close, and close for good after ``LINGER`` seconds."""
@@ -443,13 +527,18 @@ class Lingering:
             clock = self._transport.reactor.clock
             self._alarm = clock.call_later(LINGER, self.eof_received)
             self._transport.shutdown()
+            if self._peer_ended:
+                self._transport.fail(None)
 
     def data_received(self, buffer: bytearray, size: int) -> None:
         """Discard it."""
 
     def eof_received(self) -> None:
         """The peer has closed as well, or took too long."""
-        self._transport.fail(None)
+        if self._alarm is None:
+            self._peer_ended = True  # it may still read what is being written
+        else:
+            self._transport.fail(None)
 
     def write_progress(self) -> None:
         """Do nothing."""

@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..sockets import printable
+from ..text import printable
 
 if TYPE_CHECKING:
     from ..wire.http1 import Request

@@ -2,9 +2,10 @@
 The drain: how a server ends without dropping anybody in silence.
 
 One deadline shortens all others. Accepting stops at once, handshakes get 503,
-idle HTTP connections close, requests may finish. Sockets are told 1012 at a
-pace of at least 1,000 a second, all by half of the time; at 70 % what is still
-connected is reset, at 80 % the consumers that still run get GreenletExit.
+idle HTTP connections close, requests may finish. Sockets are told 1012, and
+responses that stream are asked to end (their ``receive`` says that the peer has
+gone), at a pace of at least 1,000 a second, all by half of the time; at 70 % what is
+still connected is reset, at 80 % the consumers that still run get GreenletExit.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from ..close_codes import RESTART
 from .http import HTTPConnection
-from .websocket import HANDSHAKE, RESTART
+from .socket_life import HANDSHAKE
 
 if TYPE_CHECKING:
     from .server import Server
+    from .websocket import ServerSocket
 
 #: Parts of the drain's time.
 TOLD, RESET, KILLED = 0.5, 0.7, 0.8
@@ -59,7 +62,7 @@ class Drain:
         for connection in tuple(server.connections.values()):
             if isinstance(connection, HTTPConnection):
                 connection.close_if_idle()
-        self._tell_sockets()
+        self._tell()
         self._wait(RESET)
         for transport in tuple(server.connections):
             transport.write_now()  # a close frame of this very turn, if it is late
@@ -72,17 +75,20 @@ class Drain:
         """Return the seconds until ``part`` of the time is over."""
         return self._started_at + part * self._timeout - time.monotonic()
 
-    def _tell_sockets(self) -> None:
-        """Close every socket with 1012, a batch at a time."""
-        waiting = list(self._server.sockets)
+    def _tell(self) -> None:
+        """Close every socket with 1012, and ask streams to end, batch by batch."""
+        busy = [c for c in self._server.connections.values() if _is_busy(c)]
+        waiting = [*self._server.sockets, *busy]
         steps = max(1, int(self._left(TOLD) / PACE))
         batch = max(int(MIN_PER_SECOND * PACE), -(-len(waiting) // steps))
         while waiting:
-            for socket in waiting[:batch]:
-                if socket.stage is HANDSHAKE:
-                    socket.reject(503)
+            for connection in waiting[:batch]:
+                if isinstance(connection, HTTPConnection):
+                    connection.ask_to_end()
+                elif connection.stage is HANDSHAKE:
+                    connection.reject(503)
                 else:
-                    socket.close(RESTART, "restarting")
+                    connection.close(RESTART, "restarting")
             del waiting[:batch]
             if waiting and self._left(TOLD) > 0:
                 gevent.sleep(PACE)
@@ -92,3 +98,7 @@ class Drain:
         server = self._server
         while (server.connections or server.consumers) and self._left(part) > 0:
             gevent.sleep(min(PACE, max(0.001, self._left(part))))
+
+
+def _is_busy(connection: HTTPConnection | ServerSocket) -> bool:
+    return isinstance(connection, HTTPConnection) and connection.busy

@@ -2,19 +2,29 @@
 HTTP/1.1 connections (RFC 9110, RFC 9112): requests in order, one consumer each.
 
 A connection reads heads and bodies in the hub and runs each request's consumer
-in a greenlet. Requests that come ahead of their turn wait in the connection,
-and reading stops meanwhile. A WebSocket handshake hands the transport over.
+in a greenlet. What comes ahead of its turn waits, and reading stops meanwhile. A
+WebSocket handshake hands the transport over.
 """
 
 from __future__ import annotations
 
+import enum
 import logging
+import time
 from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 from ..net.clock import Alarm
 from ..net.transport import Transport
-from ..wire.http1 import BodyChunk, Request, RequestEnd, RequestParser, encode_head
+from ..wire.http1 import (
+    BodyChunk,
+    Event,
+    Request,
+    RequestEnd,
+    RequestParser,
+    State,
+    encode_head,
+)
 from .exchange import Exchange
 
 if TYPE_CHECKING:
@@ -23,7 +33,22 @@ if TYPE_CHECKING:
 #: Body bytes that wait for the consumer before reading stops.
 MAX_WAITING_BODY = 64 * 1024
 
+#: Bytes of heads that are parsed at a time: a buffer full of small requests would
+#: keep the hub for tens of milliseconds.
+HEADS_AT_A_TIME = 8 * 1024
+
+#: Requests of one connection that are begun in one turn of the hub.
+REQUESTS_PER_TURN = 32
+
 logger = logging.getLogger("greenchannels.http")
+
+
+class Awaited(enum.Enum):
+    """What a connection waits for, for a limited time."""
+
+    HEAD = "the end of a head"
+    BODY = "the end of a body"
+    REQUEST = "another request"
 
 
 def phrase(status: int) -> str:
@@ -66,13 +91,17 @@ class HTTPConnection:
 
     __slots__ = (
         "_alarm",
+        "_alarm_due",
+        "_awaited",
         "_closing",
+        "_due",
+        "_events",
         "_exchange",
         "_parser",
         "_scope",
         "_server",
-        "_waiting",
-        "_waiting_body",
+        "_unparsed",
+        "_working",
         "client",
         "transport",
     )
@@ -89,24 +118,29 @@ class HTTPConnection:
         self.client = client
         self._scope = scope
         self._parser = RequestParser(server.options.http)
-        self._waiting: list[Any] = []
-        self._waiting_body = 0
+        #: Bytes that have come and wait for the parser.
+        self._unparsed = b""
+        #: What they have become and waits for its turn; the next one last.
+        self._events: list[Event] = []
         self._exchange: Exchange | None = None
         self._closing = False
+        #: Whether ``_go_on`` is at work further up the stack.
+        self._working = False
         self._alarm: Alarm | None = None
-        self._set_alarm(server.options.timeouts.head_timeout, self._head_too_slow)
+        self._alarm_due = self._due = 0.0
+        self._awaited: Awaited | None = None
+        self._wait_for(Awaited.HEAD, server.options.timeouts.head_timeout)
+
+    def __repr__(self) -> str:
+        return f"<HTTP connection of {self.client}>"
 
     # Bytes from the peer. Hub only.
 
     def data_received(self, buffer: bytearray, size: int) -> None:
         """Parse, and do what can be done now."""
-        if self._closing:
-            return
-        parser = self._parser
-        self._waiting.extend(parser.receive_data(bytes(memoryview(buffer)[:size])))
-        self._go_on()
-        if self._exchange is None and not self._closing and parser.in_head:
-            self._set_head_alarm()
+        if not self._closing:
+            self._unparsed += memoryview(buffer)[:size]
+            self._go_on()
 
     def eof_received(self) -> None:
         """The peer sends no more; it may still read an answer."""
@@ -128,64 +162,85 @@ class HTTPConnection:
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has been closed."""
-        self._set_alarm(None, None)
-        self._waiting.clear()
-        self._closing = True
+        self._let_go()
         if self._exchange is not None:
             self._exchange.connection_lost()
             self._exchange = None
         self._server.connection_gone(self.transport)
 
     def _go_on(self) -> None:
-        """Hand out what waits, as far as the current request allows."""
-        waiting = self._waiting
-        while waiting and not self._closing:
-            event = waiting[0]
-            if isinstance(event, Request):
-                if self._exchange is not None:
-                    break
-                waiting.pop(0)
-                self._begin(event)
-                if event.upgrade:
-                    return
-            elif self._exchange is None:
-                waiting.pop(0)  # the rest of a body that nobody reads
+        """Hand out what has come, as far as the current request allows."""
+        if self._working:
+            return  # a request that was begun further up the stack has ended
+        self._working = True
+        try:
+            self._hand_out()
+        finally:
+            self._working = False
+        if not self._closing:
+            self._settle()
+
+    def _hand_out(self) -> None:
+        left = REQUESTS_PER_TURN
+        while not self._closing and (self._events or self._parse()):
+            if type(self._events[-1]) is not Request:
+                self._give(self._events.pop())
+            elif self._exchange is not None:
+                return
+            elif left == 0:
+                self._server.reactor.next_turn(self._next)
+                return
             else:
-                waiting.pop(0)
-                self._give(event)
-        if self._closing:
+                left -= 1
+                self._begin(self._events.pop())  # type: ignore[arg-type]
+
+    def _parse(self) -> bool:
+        """Parse some of what has come; return whether that made an event."""
+        parser = self._parser
+        while self._unparsed and not self._events and parser.error is None:
+            data = self._unparsed
+            if len(data) > HEADS_AT_A_TIME and parser.state is State.HEAD:
+                data, self._unparsed = data[:HEADS_AT_A_TIME], data[HEADS_AT_A_TIME:]
+            else:
+                self._unparsed = b""
+            self._events = parser.receive_data(data)
+            self._events.reverse()
+        return bool(self._events)
+
+    def _settle(self) -> None:
+        """Nothing more can be handed out now: refuse, wait, or read on."""
+        exchange, parser = self._exchange, self._parser
+        if parser.error is not None and not self._events:
+            if exchange is None:
+                self._refuse(parser.error.hint, parser.error.reason)
+            elif not exchange.body_complete:
+                exchange.refuse(parser.error.hint)
             return
-        error = self._parser.error
-        if error is not None and not waiting and self._exchange is None:
-            self._refuse(error.hint, error.reason)
-        elif error is not None and not waiting and self._body_is_coming:
-            assert self._exchange is not None
-            self._exchange.refuse(error.hint)
-        else:
-            self._regulate()
-
-    @property
-    def _body_is_coming(self) -> bool:
-        return self._exchange is not None and not self._exchange.body_complete
-
-    def _give(self, event: Any) -> None:
-        """Pass a piece of the body to the consumer."""
-        assert self._exchange is not None
-        if isinstance(event, BodyChunk):
-            self._exchange.body_received(event.data)
-        elif isinstance(event, RequestEnd):
-            self._set_alarm(None, None)
-            self._exchange.body_ended()
+        if exchange is None and parser.in_head and self._awaited is not Awaited.HEAD:
+            self._wait_for(Awaited.HEAD, self._server.options.timeouts.head_timeout)
+        self._regulate()
 
     def _regulate(self) -> None:
         """Read on, unless the consumer has enough to do."""
         exchange = self._exchange
-        ahead = bool(self._waiting)
-        full = exchange is not None and exchange.waiting_body > MAX_WAITING_BODY
-        if ahead or full:
+        ahead = self._events or self._unparsed
+        if ahead or (exchange and exchange.waiting_body > MAX_WAITING_BODY):
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+
+    def _give(self, event: Event) -> None:
+        """Pass a piece of the body to the consumer, if it still wants it."""
+        exchange = self._exchange
+        if type(event) is BodyChunk:
+            if exchange is not None:
+                exchange.body_received(event.data)
+        elif type(event) is RequestEnd:
+            if exchange is not None:
+                self._awaited = None
+                exchange.body_ended(event)
+            elif self._awaited is Awaited.BODY:
+                self._wait_for_request()
 
     def body_taken(self) -> None:
         """The consumer has read some of the body: there is room again."""
@@ -195,43 +250,46 @@ class HTTPConnection:
     # Requests.
 
     def _begin(self, request: Request) -> None:
-        """Start serving a request."""
-        self._set_alarm(None, None)
+        """Start serving a request; its consumer may have ended on return."""
+        self._awaited = None
         if request.upgrade:
             self._hand_over(request)
             return
-        timeout = self._server.options.timeouts.body_timeout
+        exchange = self._exchange = Exchange(self._server, self, request)
         if request.content_length or request.chunked:
-            self._set_alarm(timeout, self._body_too_slow)
-        self._exchange = Exchange(self._server, self, request)
-        self._exchange.start()
+            self._wait_for(Awaited.BODY, self._server.options.timeouts.body_timeout)
+        elif self._events:  # its end: the consumer need not be told of it later
+            self._events.pop()
+        self._server.workers.run(exchange)
 
     def _hand_over(self, request: Request) -> None:
         """Let the WebSocket side have the connection."""
-        trailing = self._parser.trailing
-        self._closing = True  # for this protocol; the transport goes on
+        trailing = self._parser.trailing + self._unparsed
+        self._let_go()  # for this protocol; the transport goes on
         self._server.open_websocket(
             self.transport, request, trailing, self.client, self._scope
         )
 
     def exchange_ended(self, keep_alive: bool) -> None:
         """The response has been sent: close, or take the next request."""
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
         if self._closing:
             return
         if not keep_alive or self._server.draining:
             self._close()
             return
-        self._set_alarm(self._server.options.timeouts.keep_alive, self._close)
-        self._server.reactor.loop.run_callback(self._next)
+        if exchange is not None and exchange.body_complete:
+            self._wait_for_request()
+        if not self._working:
+            self._server.reactor.loop.run_callback(self._next)
 
     def _next(self) -> None:
         """Go on with what came meanwhile. Hub only."""
-        if self._closing:
-            return
-        self._go_on()
-        if self._exchange is None and not self._closing and self._parser.in_head:
-            self._set_head_alarm()
+        if not self._closing:
+            try:
+                self._go_on()
+            except Exception as error:
+                self.callback_failed(error)
 
     @property
     def busy(self) -> bool:
@@ -240,30 +298,48 @@ class HTTPConnection:
 
     # Limits and the end.
 
-    def _set_alarm(self, delay: float | None, callback: Any) -> None:
+    def _wait_for(self, awaited: Awaited, timeout: float | None) -> None:
+        """Have ``_too_slow`` called unless what is awaited comes in time."""
+        if timeout is None:
+            self._awaited = None
+            return
+        self._awaited = awaited
+        self._due = time.monotonic() + timeout
+        if self._alarm is None or self._due < self._alarm_due:
+            self._set_alarm(timeout)
+
+    def _wait_for_request(self) -> None:
+        self._wait_for(Awaited.REQUEST, self._server.options.timeouts.keep_alive)
+
+    def _set_alarm(self, delay: float) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-            self._alarm = None
-        if delay is not None:
-            self._alarm = self._server.reactor.clock.call_later(delay, callback)
+        self._alarm_due = self._due
+        self._alarm = self._server.reactor.clock.call_later(delay, self._on_alarm)
 
-    def _set_head_alarm(self) -> None:
-        """A head has begun: it must end soon, however slowly its bytes come."""
-        if self._alarm is None or self._alarm.callback != self._head_too_slow:
-            timeout = self._server.options.timeouts.head_timeout
-            self._set_alarm(timeout, self._head_too_slow)
-
-    def _head_too_slow(self) -> None:
+    def _on_alarm(self) -> None:
+        """Look whether something is due: most alarms have been moved."""
         self._alarm = None
-        if self._parser.in_head:
+        if self._awaited is None:
+            return
+        left = self._due - time.monotonic()
+        if left > 0:
+            self._set_alarm(left)
+            return
+        try:
+            self._too_slow()
+        except Exception as error:
+            self.callback_failed(error)
+
+    def _too_slow(self) -> None:
+        """What was awaited has not come."""
+        awaited, self._awaited = self._awaited, None
+        if awaited is Awaited.BODY and self._exchange is not None:
+            self._exchange.refuse(408)
+        elif awaited is Awaited.HEAD and self._parser.in_head:
             self._refuse(408, "the head took too long")
         else:
             self._close()
-
-    def _body_too_slow(self) -> None:
-        self._alarm = None
-        if self._exchange is not None:
-            self._exchange.refuse(408)
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer a request that cannot be served, and close."""
@@ -276,15 +352,28 @@ class HTTPConnection:
         self._close()
 
     def _close(self) -> None:
-        self._set_alarm(None, None)
-        self._closing = True
-        self._waiting.clear()
+        self._let_go()
         self.transport.close(linger=True)
+
+    def _let_go(self) -> None:
+        """This protocol takes and does nothing more."""
+        self._closing = True
+        self._awaited = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._events.clear()
+        self._unparsed = b""
 
     def close_if_idle(self) -> None:
         """Close unless a request is being served or read; for the drain."""
         if self._exchange is None and not self._closing and not self._parser.in_head:
             self._close()
+
+    def ask_to_end(self) -> None:
+        """A response that goes on and on is to come to its end; for the drain."""
+        if self._exchange is not None:
+            self._exchange.ask_to_end()
 
     def abort(self) -> None:
         """Close now."""

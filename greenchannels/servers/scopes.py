@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from ..options import HTTPLimits, ServerOptions
 from ..types import Scope
@@ -19,7 +21,7 @@ ASGI = {"version": "3.0", "spec_version": "2.5"}
 
 def http_scope(request: Request, peer: Peer, options: ServerOptions) -> Scope:
     """Return the scope of an HTTP request."""
-    scope = _common(request, peer)
+    scope = _common(request, peer, options.root_path)
     scope["type"] = "http"
     scope["method"] = request.method
     scope["scheme"] = "https" if peer.secure else "http"
@@ -27,13 +29,15 @@ def http_scope(request: Request, peer: Peer, options: ServerOptions) -> Scope:
         "greenchannels": {
             "debug": options.debug,
             "max_body_in_memory": options.http.max_body_in_memory,
-        }
+        },
+        "http.response.trailers": {},
+        "http.response.zerocopysend": {},
     }
     return scope
 
 
 def websocket_scope(
-    head: bytes, peer_of: Callable[[Headers], Peer], socket: Any
+    head: bytes, peer_of: Callable[[Headers], Peer], socket: Any, root_path: str = ""
 ) -> Scope:
     """
     Return the scope of a handshake.
@@ -42,12 +46,14 @@ def websocket_scope(
         head: The request's head as it was received.
         peer_of: Says who the peer is, from the header fields.
         socket: The server's socket, for groups behind middleware.
+        root_path: The prefix of all paths.
 
     """
     request = RequestParser(NO_LIMITS).receive_data(head)[0]
     assert isinstance(request, Request), "the head has been parsed before"
+    put_below(request, root_path)
     peer = peer_of(request.headers)
-    scope = _common(request, peer)
+    scope = _common(request, peer, root_path)
     scope["type"] = "websocket"
     scope["scheme"] = "wss" if peer.secure else "ws"
     offered = [v for n, v in request.headers if n == b"sec-websocket-protocol"]
@@ -59,19 +65,37 @@ def websocket_scope(
     return scope
 
 
-def _common(request: Request, peer: Peer) -> dict[str, Any]:
-    host, _, port = peer.host.rpartition(":")
-    if not host or not port.isdecimal():
-        host, port = peer.host, "443" if peer.secure else "80"
+@functools.lru_cache(maxsize=256)
+def split_host(host: str, secure: bool) -> tuple[str, int] | None:
+    """Return the name and the port of a Host field, or of what stands for it."""
+    name, _, port = host.rpartition(":")
+    if not name or not port.isdecimal():
+        name, port = host, "443" if secure else "80"
+    return (name, int(port)) if name else None
+
+
+def put_below(request: Request, root_path: str) -> None:
+    """
+    Have a request's path begin with ``root_path``, as ASGI says.
+
+    A proxy may have removed it or not: a path that begins with it stays.
+    """
+    path = request.path
+    if path.startswith("/") and not (path + "/").startswith(root_path + "/"):
+        request.path = root_path + path
+        request.raw_path = quote(root_path).encode() + request.raw_path
+
+
+def _common(request: Request, peer: Peer, root_path: str) -> dict[str, Any]:
     return {
         "asgi": dict(ASGI),
         "http_version": request.http_version,
         "path": request.path,
         "raw_path": request.raw_path,
         "query_string": request.query_string,
-        "root_path": "",
+        "root_path": root_path,
         "headers": request.headers,
         "client": peer.client,
-        "server": (host, int(port)) if host else None,
+        "server": split_host(peer.host, peer.secure),
         "state": {},
     }

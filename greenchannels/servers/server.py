@@ -9,6 +9,7 @@ its own context. Its drain is in ``drain.py``, its lifespan in ``lifespan.py``.
 from __future__ import annotations
 
 import contextvars
+import io
 import logging
 from _socket import socket as RawSocket
 from collections.abc import Callable
@@ -20,25 +21,33 @@ import gevent
 from gevent import Greenlet, getcurrent
 
 from ..errors import ConnectionEnded, RemoteProtocolError
+from ..hosting.environ import make_environ
+from ..hosting.wsgi import open_body
 from ..layers.layer import Layer
 from ..layers.registry import CURRENT, make_layer, start_layer, stop_layer
-from ..net.listener import Listener
+from ..net.certificates import Certificates
+from ..net.handshakes import Handshakes
+from ..net.listener import Listener, OnConnection
 from ..net.reactor import Reactor
 from ..net.transport import Transport
 from ..options import ServerOptions, check_options
-from ..routing import Match, NoMatch, Route, Router, refuse, scope_of
+from ..routing import Match, NoMatch, Route, Router, path_below, refuse, scope_of
 from ..security.origin import check_pattern, origin_allowed
-from ..sockets import printable
+from ..text import printable
 from ..types import Scope
 from ..wire.handshake import read_handshake
 from ..wire.http1 import Request
 from .access import AccessLog
+from .endpoint import Endpoint
 from .exchange import Exchange
 from .http import HTTPConnection, plain_response
 from .lifespan import LifespanRunner
-from .proxies import TrustedProxies
-from .scopes import http_scope, websocket_scope
-from .websocket import Endpoint, Opening, ServerSocket
+from .opening import Opening
+from .proxies import Peer, TrustedProxies
+from .proxy_header import ProxyHeaders
+from .scopes import http_scope, put_below, split_host, websocket_scope
+from .websocket import ServerSocket
+from .workers import Workers
 
 logger = logging.getLogger("greenchannels.server")
 
@@ -86,12 +95,16 @@ class Server:
         self.layer = layer if layer is not None else make_layer("memory://")
         self.access_log = access_log or AccessLog()
         self.reactor: Reactor
+        self.workers: Workers
         self.listeners: list[Listener] = []
         #: Every connection, with the protocol that serves it.
         self.connections: dict[Transport, HTTPConnection | ServerSocket] = {}
         self.sockets: set[ServerSocket] = set()
         self.draining = False
         self._proxies = TrustedProxies(self.options.proxies)
+        self._proxy_headers: ProxyHeaders | None = None
+        #: Whether accepting pauses, at the limit.
+        self._full = False
         self._origins = tuple(map(check_pattern, self.options.origins))
         self._endpoints: dict[int, Endpoint] = {}
         self._lifespan = LifespanRunner(self.router)
@@ -110,6 +123,12 @@ class Server:
 
         """
         self.reactor = Reactor()
+        self.workers = Workers(self.reactor.hub, self._context)
+        if self.options.proxy_protocol:
+            timeout = self.options.timeouts.head_timeout
+            self._proxy_headers = ProxyHeaders(
+                self.reactor, self._proxies, timeout, self._regulate_accepting
+            )
         start_layer(self.layer, self.reactor)
         self._context.run(CURRENT.set, self.layer)
         try:
@@ -119,18 +138,46 @@ class Server:
             self.reactor.close()
             raise
 
-    def listen(self, sock: RawSocket) -> Listener:
-        """Accept connections of a listening, non-blocking raw socket."""
-        listener = Listener(self.reactor, sock, self._serve)
+    def listen(self, sock: RawSocket, tls: Certificates | None = None) -> Listener:
+        """
+        Accept connections of a listening, non-blocking raw socket.
+
+        Args:
+            sock: The socket; owned by the server from now on.
+            tls: Encrypts the connections; by default they are not encrypted.
+
+        """
+        accept = self._serve if tls is None else self._serve_with(tls)
+        if self._proxy_headers is not None:
+            accept = self._proxy_headers.before(accept)
+        listener = Listener(self.reactor, sock, accept)
         self.listeners.append(listener)
         listener.start()
         return listener
+
+    def _serve_with(self, tls: Certificates) -> OnConnection:
+        """Return what serves each connection of a TLS listener."""
+        handshakes = Handshakes(
+            self.reactor,
+            tls,
+            counters=self.layer.counters,
+            plain_answer=lambda: self.refusal(400, [], b"This port speaks HTTPS.\n"),
+        )
+        timeout = self.options.timeouts.write_timeout
+
+        def serve(fd: int, address: Any) -> None:
+            transport = handshakes.transport(fd, address, write_timeout=timeout)
+            self._begin(transport, address)
+
+        return serve
 
     def connect(
         self, sock: Any, address: Any, scope: dict[str, Any] | None = None
     ) -> Transport:
         """
         Serve a connected, non-blocking raw socket; never blocks.
+
+        It sends no PROXY header, whatever the options say.
 
         Args:
             sock: The socket; owned by the server from now on.
@@ -146,28 +193,39 @@ class Server:
         transport = Transport(
             self.reactor, fd, write_timeout=self.options.timeouts.write_timeout
         )
+        self._begin(transport, address, scope)
+        return transport
+
+    def _begin(
+        self, transport: Transport, address: Any, scope: dict[str, Any] | None = None
+    ) -> None:
+        """Serve a connection that has just come."""
         client = address if isinstance(address, tuple) else None
         connection = HTTPConnection(self, transport, client, scope)
         self.connections[transport] = connection
-        limit = self.options.max_connections
-        if limit is not None and len(self.connections) >= limit:
-            self._pause_accepting()
+        self._regulate_accepting()
         transport.start(connection)
-        return transport
 
-    def _pause_accepting(self) -> None:
-        logger.warning("accepting pauses: %d connections", len(self.connections))
-        for listener in self.listeners:
-            listener.pause()
+    def _regulate_accepting(self) -> None:
+        """Pause at the limit of connections, and go on below it."""
+        limit = self.options.max_connections
+        if limit is None:
+            return
+        count = len(self.connections) + len(self._proxy_headers or ())
+        if count >= limit and not self._full:
+            self._full = True
+            logger.warning("accepting pauses: %d connections", count)
+            for listener in self.listeners:
+                listener.pause()
+        elif count < limit and self._full and not self.draining:
+            self._full = False
+            for listener in self.listeners:
+                listener.start()
 
     def connection_gone(self, transport: Transport) -> None:
         """A transport has closed its socket. Called in the hub."""
-        limit = self.options.max_connections
-        was_full = limit is not None and len(self.connections) >= limit
         self.connections.pop(transport, None)
-        if was_full and not self.draining:
-            for listener in self.listeners:
-                listener.start()
+        self._regulate_accepting()
 
     def stop(self, timeout: float | None = None) -> None:
         """
@@ -182,17 +240,19 @@ class Server:
         """
         from .drain import Drain
 
+        self._cut_those_without_header()
         Drain(self, self.options.drain if timeout is None else timeout).run()
         self.close()
 
     def close(self) -> None:
         """End what is left at once, and leave the lifespans. Blocks for them."""
-        self.draining = True
+        self._cut_those_without_header()
         for listener in self.listeners:
             listener.close()
         for transport in tuple(self.connections):
             transport.abort()
-        consumers = list(self._consumers)
+        consumers = list(self.consumers)
+        self.workers.close()
         gevent.killall(consumers, block=False)
         gevent.joinall(consumers, timeout=1.0)
         gevent.sleep(0)
@@ -202,16 +262,22 @@ class Server:
             stop_layer(self.layer)
             self.reactor.close()
 
+    def _cut_those_without_header(self) -> None:
+        """Begin to drain with the connections that have not said who they are."""
+        self.draining = True
+        if self._proxy_headers is not None:
+            self._proxy_headers.close()
+
     @property
     def consumers(self) -> frozenset[Greenlet[..., Any]]:
         """The greenlets that run consumers now."""
         # One that was killed before it began never said that it ended.
         self._consumers = {each for each in self._consumers if not each.dead}
-        return frozenset(self._consumers)
+        return frozenset(self._consumers | self.workers.busy)
 
     # Consumers.
 
-    def spawn(self, function: Callable[..., Any], *args: Any) -> Greenlet[..., Any]:
+    def _spawn(self, function: Callable[..., Any], *args: Any) -> Greenlet[..., Any]:
         """Return a greenlet, not started, in a copy of the server's context."""
         greenlet: Greenlet[..., Any] = Consumer(function, *args)
         greenlet.gr_context = self._context.copy()
@@ -220,22 +286,55 @@ class Server:
 
     def serve_http(self, request: Request, exchange: Exchange) -> None:
         """Run the consumer of one HTTP request, in its greenlet."""
-        try:
-            self._serve_http(request, exchange)
-        finally:
-            self._consumers.discard(getcurrent())
-
-    def _serve_http(self, request: Request, exchange: Exchange) -> None:
-        client = exchange.client
-        peer = self._proxies.peer(client, request.headers)
+        match = self.router.find("http", request.method, self._route_path(request))
+        if type(match) is Match and match.route.direct:
+            self._serve_wsgi(request, exchange, match)
+            return
+        peer = self._peer(exchange, request)
         scope = http_scope(request, peer, self.options)
         self._lifespan.add_state(scope)
-        match = self.router.find("http", request.method, request.path)
+        transport = exchange.connection.transport
+        if transport.secure:
+            scope["extensions"]["tls"] = transport.describe_tls()
         if isinstance(match, NoMatch):
             refuse(scope, exchange.send, match)
         else:
             consumer = match.route.consumer
             consumer(scope_of(scope, match), exchange.receive, exchange.send)
+
+    def _serve_wsgi(self, request: Request, exchange: Exchange, match: Match) -> None:
+        """Run a WSGI application without the dicts of GSGI between."""
+        peer = self._peer(exchange, request)
+        script_name = request.path.removesuffix(match.rest)
+        environ = make_environ(
+            method=request.method,
+            script_name=script_name,
+            path_info=match.rest,
+            query_string=request.query_string,
+            http_version=request.http_version,
+            scheme="https" if peer.secure else "http",
+            server=split_host(peer.host, peer.secure) or ("localhost", None),
+            client=peer.client,
+            headers=request.headers,
+            body=io.BytesIO() if exchange.body_complete else open_body(exchange),
+        )
+        match.route.target.serve(exchange, environ)
+
+    def _route_path(self, request: Request) -> str:
+        """Return the path that routes match: without the prefix of all."""
+        root_path = self.options.root_path
+        if not root_path:
+            return request.path
+        put_below(request, root_path)
+        return path_below(request.path, root_path)
+
+    def _peer(self, exchange: Exchange, request: Request) -> Peer:
+        secure, client = exchange.connection.transport.secure, exchange.client
+        if self.options.proxies:
+            return self._proxies.peer(client, request.headers, secure)
+        hosts = request.fields.get(b"host")
+        host = hosts[0].decode("latin-1") if hosts else ""
+        return Peer((client[0], client[1]) if client else None, secure, host)
 
     def open_websocket(
         self,
@@ -251,10 +350,10 @@ class Server:
         except RemoteProtocolError as error:
             self._refuse(transport, request, client, error.hint, str(error))
             return
-        match = self.router.find("websocket", "GET", request.path)
+        match = self.router.find("websocket", "GET", self._route_path(request))
         if isinstance(match, NoMatch):
             self._refuse(transport, request, client, 404)
-        elif not self._origin_allowed(request, match.route, client):
+        elif not self._origin_allowed(request, match.route, client, transport.secure):
             self._refuse(transport, request, client, 403)
         elif self.draining:
             self._refuse(transport, request, client, 503)
@@ -275,7 +374,7 @@ class Server:
         self.connections[socket.transport] = socket
         self.sockets.add(socket)
         socket.transport.start(socket)
-        greenlet = self.spawn(self._consume, socket, match)
+        greenlet = self._spawn(self._consume, socket, match)
         socket.run_started(greenlet)
         greenlet.start()
 
@@ -287,7 +386,8 @@ class Server:
                 match.route.target(socket, **socket.params)
             else:
                 scope = scope_of(socket.scope, match)
-                match.route.consumer(scope, socket.gsgi_receive, socket.gsgi_send)
+                port = socket.gsgi
+                match.route.consumer(scope, port.receive, port.send)
             failed = False
         except ConnectionEnded as error:
             failed = error.source is not socket
@@ -312,16 +412,22 @@ class Server:
             )
         return found
 
-    def _origin_allowed(self, request: Request, route: Route, client: Any) -> bool:
+    def _origin_allowed(
+        self, request: Request, route: Route, client: Any, secure: bool
+    ) -> bool:
         """Apply the Origin rule, and log whom it refuses."""
         found = request.fields.get(b"origin")
         if found is None:
             return True
         origin = found[-1]
-        if origin == b"http://%b" % request.fields[b"host"][-1]:
+        scheme = b"https" if secure else b"http"
+        if origin == b"%b://%b" % (scheme, request.fields[b"host"][-1]):
             return True
-        host = self._proxies.peer(client, request.headers).host
+        peer = self._proxies.peer(client, request.headers, secure)
         text = origin.decode("latin-1")
+        # Over TLS a page that somebody on the way could have changed is not ours.
+        other = secure and peer.secure and not text.startswith("https:")
+        host = "" if other else peer.host
         patterns = self._origins + (route.origins or ())
         if origin_allowed(text, host=host, patterns=patterns):
             return True
@@ -330,7 +436,7 @@ class Server:
             " --origin allows others",
             printable(request.path),
             text,
-            host,
+            peer.host,
         )
         return False
 
@@ -361,15 +467,28 @@ class Server:
 
     def http_date(self) -> bytes:
         """Return the time as HTTP has it (RFC 9110, section 5.6.7)."""
+        return self.date_field()[6:-2]
+
+    def date_field(self) -> bytes:
+        """Return the line of a response's head that says when it was made."""
         second = int(time())
         if second != self._date[0]:
-            self._date = (second, formatdate(second, usegmt=True).encode())
+            date = formatdate(second, usegmt=True).encode()
+            self._date = (second, b"date: %b\r\n" % date)
         return self._date[1]
 
     def websocket_scope(self, head: bytes, client: Any, socket: ServerSocket) -> Scope:
         """Return the scope of a socket, from its request's head."""
-        scope = websocket_scope(head, lambda h: self._proxies.peer(client, h), socket)
+        secure = socket.transport.secure
+        scope = websocket_scope(
+            head,
+            lambda h: self._proxies.peer(client, h, secure),
+            socket,
+            self.options.root_path,
+        )
         self._lifespan.add_state(scope)
+        if secure:
+            scope["extensions"]["tls"] = socket.transport.describe_tls()
         return scope
 
     def peer_address(self, client: Any, request: Request) -> tuple[str, int] | None:

@@ -19,6 +19,7 @@ from gevent import Greenlet
 from ..servers.http import HTTPConnection
 from ..servers.server import Server
 from ..servers.websocket import ServerSocket
+from ..servers.workers import Worker
 from .links import Link
 
 #: Seconds between two looks.
@@ -69,7 +70,7 @@ def restless(server: Server) -> list[Greenlet[..., Any]]:
 
 
 def _rests(greenlet: Greenlet[..., Any]) -> bool:
-    owner = greenlet.args[0]
+    owner = greenlet.task if isinstance(greenlet, Worker) else greenlet.args[0]
     return isinstance(owner, ServerSocket) and owner.waiting and owner.idle
 
 

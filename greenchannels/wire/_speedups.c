@@ -1,7 +1,8 @@
 /*
- * WebSocket frames in C: the hot path of frames.py (RFC 6455, section 5).
+ * WebSocket frames (RFC 6455, section 5) and the heads of requests in C: the hot
+ * paths of frames.py and grammar.py.
  *
- * What every function here means is written in frames.py, which has the same in
+ * What every function here means is written in those two, which have the same in
  * pure Python; the tests run over both and compare them. Like all of wire/ this
  * file knows bytes and nothing else: no I/O, no clock, no hub.
  *
@@ -944,106 +945,429 @@ apply_mask(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
     return result;
 }
 
-/* ---- The module ---- */
+/* ---- Heads (RFC 9110, section 5; RFC 9112, section 3) ---- */
 
-/* Header fields (RFC 9110, section 5). grammar.py has the same in Python. */
+/* grammar.py has the same in Python. */
 
 /* For each byte: what it is in a field name, 0 if it may not be in one. */
 static unsigned char name_bytes[256];
 
+/* For each byte: whether it may be in a value. */
+static bool value_bytes[256];
+
+/* For each byte: whether it may be in a request's target. */
+static bool target_bytes[256];
+
 static void
-fill_name_bytes(void)
+fill_tables(void)
 {
-    for (const char *c = "!#$%&'*+-.^_`|~0123456789"; *c != '\0'; c++)
+    for (const char *c = "!#$%&'*+-.^_`|~0123456789"; *c != '\0'; c++) {
         name_bytes[(unsigned char)*c] = (unsigned char)*c;
+    }
     for (int c = 'a'; c <= 'z'; c++) {
         name_bytes[c] = (unsigned char)c;
         name_bytes[c - 'a' + 'A'] = (unsigned char)c;
     }
-}
-
-static int
-is_value_byte(unsigned char byte)
-{
-    return (byte >= 0x20 && byte != 0x7f) || byte == '\t';
-}
-
-/* Read the field line at *at; return a tuple, or NULL with or without an error. */
-static PyObject *
-read_field(const unsigned char **at, const unsigned char *end)
-{
-    const unsigned char *name = *at, *p = name, *value, *value_end;
-
-    while (p < end && name_bytes[*p])
-        p++;
-    if (p == name || p == end || *p != ':')
-        return NULL;
-    const unsigned char *name_end = p++;
-    while (p < end && (*p == ' ' || *p == '\t'))
-        p++;
-    value = value_end = p;
-    for (; p < end && is_value_byte(*p); p++)
-        if (*p != ' ' && *p != '\t')
-            value_end = p + 1;
-    if (end - p < 2 || p[0] != '\r' || p[1] != '\n')
-        return NULL;
-    *at = p + 2;
-
-    PyObject *first = PyBytes_FromStringAndSize(NULL, name_end - name);
-    PyObject *second =
-        PyBytes_FromStringAndSize((const char *)value, value_end - value);
-    PyObject *field = NULL;
-    if (first != NULL && second != NULL) {
-        unsigned char *lower = (unsigned char *)PyBytes_AS_STRING(first);
-        for (p = name; p < name_end; p++)
-            *lower++ = name_bytes[*p];
-        field = PyTuple_Pack(2, first, second);
+    for (int c = 0; c < 256; c++) {
+        value_bytes[c] = c == '\t' || (c >= 0x20 && c != 0x7f && c != 0x85);
+        target_bytes[c] = c > 0x20 && c < 0x7f && c != '#';
     }
-    Py_XDECREF(first);
-    Py_XDECREF(second);
+}
+
+static bool
+is_blank(unsigned char byte)
+{
+    return byte == ' ' || byte == '\t';
+}
+
+/* Return a name in lower case as bytes. */
+static PyObject *
+lower_name(const unsigned char *name, Py_ssize_t size, bool *underscored)
+{
+    PyObject *result = PyBytes_FromStringAndSize(NULL, size);
+
+    if (result != NULL) {
+        unsigned char *lower = (unsigned char *)PyBytes_AS_STRING(result);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            lower[i] = name_bytes[name[i]];
+            *underscored |= name[i] == '_';
+        }
+    }
+    return result;
+}
+
+/*
+ * Read the field line at *at; return a tuple, or NULL with or without an error.
+ * The byte behind a bytes object is 0, which is in no table: scans end there.
+ */
+static PyObject *
+read_field(const unsigned char **at, const unsigned char *end, bool *underscored)
+{
+    const unsigned char *name = *at, *p = name, *name_end, *value, *value_end;
+    PyObject *field, *first, *second;
+
+    while (name_bytes[*p]) {
+        p++;
+    }
+    if (p == name || *p != ':') {
+        return NULL;
+    }
+    name_end = p++;
+    while (is_blank(*p)) {
+        p++;
+    }
+    value = p;
+    while (value_bytes[*p]) {
+        p++;
+    }
+    if (end - p < 2 || p[0] != '\r' || p[1] != '\n') {
+        return NULL;
+    }
+    *at = p + 2;
+    for (value_end = p; value_end > value && is_blank(value_end[-1]);) {
+        value_end--;
+    }
+    first = lower_name(name, name_end - name, underscored);
+    second = PyBytes_FromStringAndSize((const char *)value, value_end - value);
+    field = first != NULL && second != NULL ? PyTuple_New(2) : NULL;
+    if (field == NULL) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(field, 0, first);
+    PyTuple_SET_ITEM(field, 1, second);
     return field;
 }
 
+/* Add the value of a field to the list of its name. */
+static int
+add_value(PyObject *fields, PyObject *field)
+{
+    PyObject *name = PyTuple_GET_ITEM(field, 0), *value = PyTuple_GET_ITEM(field, 1);
+    PyObject *values = PyDict_GetItemWithError(fields, name);
+    int result;
+
+    if (values != NULL) {
+        return PyList_Append(values, value);
+    }
+    values = PyErr_Occurred() ? NULL : PyList_New(1);
+    if (values == NULL) {
+        return -1;
+    }
+    PyList_SET_ITEM(values, 0, Py_NewRef(value));
+    result = PyDict_SetItem(fields, name, values);
+    Py_DECREF(values);
+    return result;
+}
+
+/*
+ * Return the fields from p to the end of a head as a list, or NULL with or without
+ * an error; those in known, unless that is NULL, are added to selected.
+ */
+static PyObject *
+read_field_lines(const unsigned char *p, const unsigned char *end, PyObject *known,
+                 PyObject *selected, bool *underscored)
+{
+    PyObject *fields = PyList_New(0);
+
+    while (fields != NULL && !(end - p == 2 && p[0] == '\r' && p[1] == '\n')) {
+        PyObject *field = read_field(&p, end, underscored);
+        int found = field != NULL ? PyList_Append(fields, field) : -1;
+        if (found == 0 && known != NULL) {
+            found = PySet_Contains(known, PyTuple_GET_ITEM(field, 0));
+        }
+        if (found > 0) {
+            found = add_value(selected, field);
+        }
+        Py_XDECREF(field);
+        if (found < 0) {
+            Py_CLEAR(fields);
+        }
+    }
+    return fields;
+}
+
+static PyObject *
+none_unless_error(void)
+{
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(read_fields_doc,
-"read_fields(head, start, /)\n"
-"--\n\n"
+"read_fields(head, start, /)\n--\n\n"
 "Return the fields of a head from start on, or None if it is malformed.");
 
 static PyObject *
 read_fields(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *head;
+    PyObject *head, *fields;
     Py_ssize_t start;
+    const unsigned char *p;
+    bool underscored = false;
 
-    if (!PyArg_ParseTuple(args, "O!n:read_fields", &PyBytes_Type, &head, &start))
+    if (!PyArg_ParseTuple(args, "O!n:read_fields", &PyBytes_Type, &head, &start)) {
         return NULL;
+    }
     if (start < 0 || start > PyBytes_GET_SIZE(head)) {
         PyErr_SetString(PyExc_ValueError, "start is outside of the head");
         return NULL;
     }
-    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(head) + start;
-    const unsigned char *end = at + (PyBytes_GET_SIZE(head) - start);
-    PyObject *fields = PyList_New(0);
-    if (fields == NULL)
+    p = (const unsigned char *)PyBytes_AS_STRING(head);
+    fields = read_field_lines(
+        p + start, p + PyBytes_GET_SIZE(head), NULL, NULL, &underscored);
+    return fields != NULL ? fields : none_unless_error();
+}
+
+typedef struct {
+    const unsigned char *method, *method_end, *target, *target_end;
+    bool is_1_1;
+} RequestLine;
+
+/* Read the request line at p; return what is behind it, or NULL. */
+static const unsigned char *
+read_request_line(const unsigned char *p, const unsigned char *end, RequestLine *line)
+{
+    line->method = p;
+    while (name_bytes[*p]) {
+        p++;
+    }
+    line->method_end = p;
+    if (p == line->method || *p++ != ' ') {
         return NULL;
-    while (!(end - at == 2 && at[0] == '\r' && at[1] == '\n')) {
-        PyObject *field = read_field(&at, end);
-        if (field == NULL || PyList_Append(fields, field) < 0) {
-            Py_XDECREF(field);
-            Py_DECREF(fields);
-            if (PyErr_Occurred())
-                return NULL;
+    }
+    line->target = p;
+    while (target_bytes[*p]) {
+        p++;
+    }
+    line->target_end = p;
+    if (p == line->target || end - p < 11 || memcmp(p, " HTTP/1.", 8) != 0
+        || (p[8] != '0' && p[8] != '1') || p[9] != '\r' || p[10] != '\n') {
+        return NULL;
+    }
+    line->is_1_1 = p[8] == '1';
+    return p + 11;
+}
+
+/* Return the parts of a head; takes over headers and fields. */
+static PyObject *
+head_parts(const RequestLine *line, PyObject *headers, PyObject *fields,
+           bool underscored)
+{
+    PyObject *parts[6] = {
+        PyUnicode_DecodeASCII((const char *)line->method,
+                              line->method_end - line->method, NULL),
+        PyBytes_FromStringAndSize((const char *)line->target,
+                                  line->target_end - line->target),
+        PyBool_FromLong(line->is_1_1),
+        headers,
+        fields,
+        PyBool_FromLong(underscored),
+    };
+    PyObject *result = parts[0] != NULL && parts[1] != NULL ? PyTuple_New(6) : NULL;
+
+    for (Py_ssize_t i = 0; i < 6; i++) {
+        if (result != NULL) {
+            PyTuple_SET_ITEM(result, i, parts[i]);
+        }
+        else {
+            Py_XDECREF(parts[i]);
+        }
+    }
+    return result;
+}
+
+PyDoc_STRVAR(read_head_doc,
+"read_head(head, known, /)\n--\n\n"
+"Return the parts of a request's head, or None if it is malformed.");
+
+static PyObject *
+read_head(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    const unsigned char *p, *end;
+    PyObject *headers, *fields;
+    bool underscored = false;
+    RequestLine line;
+
+    if (nargs != 2 || !PyBytes_Check(args[0]) || !PyAnySet_Check(args[1])) {
+        return PyErr_Format(PyExc_TypeError, "read_head() takes bytes and a set");
+    }
+    p = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    end = p + PyBytes_GET_SIZE(args[0]);
+    p = read_request_line(p, end, &line);
+    if (p == NULL) {
+        Py_RETURN_NONE;
+    }
+    fields = PyDict_New();
+    headers =
+        fields != NULL ? read_field_lines(p, end, args[1], fields, &underscored) : NULL;
+    if (headers == NULL) {
+        Py_XDECREF(fields);
+        return none_unless_error();
+    }
+    return head_parts(&line, headers, fields, underscored);
+}
+
+/* ---- Fields that are sent (response.py has the same in Python) ---- */
+
+/* Return the bytes of a field line, or -1 if it is not a well-formed field. */
+static Py_ssize_t
+field_size(PyObject *field)
+{
+    const unsigned char *p;
+    Py_ssize_t size;
+
+    if (!PyTuple_CheckExact(field) || PyTuple_GET_SIZE(field) != 2 ||
+        !PyBytes_CheckExact(PyTuple_GET_ITEM(field, 0)) ||
+        !PyBytes_CheckExact(PyTuple_GET_ITEM(field, 1))) {
+        return -1;
+    }
+    p = (const unsigned char *)PyBytes_AS_STRING(PyTuple_GET_ITEM(field, 0));
+    size = PyBytes_GET_SIZE(PyTuple_GET_ITEM(field, 0));
+    if (size == 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (name_bytes[p[i]] == 0) {
+            return -1;
+        }
+    }
+    p = (const unsigned char *)PyBytes_AS_STRING(PyTuple_GET_ITEM(field, 1));
+    size = PyBytes_GET_SIZE(PyTuple_GET_ITEM(field, 1));
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if ((p[i] < 0x20 && p[i] != '\t') || p[i] == 0x7f) {
+            return -1;
+        }
+    }
+    return PyBytes_GET_SIZE(PyTuple_GET_ITEM(field, 0)) + size + 4;
+}
+
+static char *
+put_bytes(char *to, PyObject *bytes)
+{
+    memcpy(to, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    return to + PyBytes_GET_SIZE(bytes);
+}
+
+static char *
+put_fields(char *to, PyObject *fields)
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
+        PyObject *field = PyList_GET_ITEM(fields, i);
+        to = put_bytes(to, PyTuple_GET_ITEM(field, 0));
+        *to++ = ':';
+        *to++ = ' ';
+        to = put_bytes(to, PyTuple_GET_ITEM(field, 1));
+        *to++ = '\r';
+        *to++ = '\n';
+    }
+    return to;
+}
+
+PyDoc_STRVAR(join_fields_doc,
+"join_fields(fields, /)\n--\n\n"
+"Return field lines, or None if one would not be well-formed.");
+
+static PyObject *
+join_fields(PyObject *Py_UNUSED(module), PyObject *fields)
+{
+    Py_ssize_t size = 0, each;
+
+    if (!PyList_CheckExact(fields)) {
+        return PyErr_Format(PyExc_TypeError, "join_fields() takes a list");
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
+        each = field_size(PyList_GET_ITEM(fields, i));
+        if (each < 0) {
             Py_RETURN_NONE;
         }
-        Py_DECREF(field);
+        size += each;
     }
-    return fields;
+    PyObject *result = PyBytes_FromStringAndSize(NULL, size);
+    if (result == NULL) {
+        return NULL;
+    }
+    put_fields(PyBytes_AS_STRING(result), fields);
+    return result;
 }
+
+/* Whether a name is that of a field that says how a message is framed. */
+static bool
+is_framing(PyObject *name)
+{
+    static const char *const names[] = {
+        "connection", "date", "keep-alive", "transfer-encoding",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(PyBytes_AS_STRING(name), names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+PyDoc_STRVAR(join_response_doc,
+"join_response(line, fields, date, body, /)\n--\n\n"
+"Return a whole response, or None if it is not a plain one.");
+
+static PyObject *
+join_response(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    char length[48];
+    bool has_length = false;
+    Py_ssize_t size = 0, each;
+
+    if (nargs != 4 || !PyBytes_Check(args[0]) || !PyList_CheckExact(args[1]) ||
+        !PyBytes_Check(args[2]) || !PyBytes_Check(args[3])) {
+        return PyErr_Format(PyExc_TypeError, "join_response() takes bytes and a list");
+    }
+    PyObject *line = args[0], *fields = args[1], *date = args[2], *body = args[3];
+    int digits = sprintf(length, "content-length: %zd\r\n", PyBytes_GET_SIZE(body));
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
+        PyObject *field = PyList_GET_ITEM(fields, i);
+        each = field_size(field);
+        if (each < 0 || is_framing(PyTuple_GET_ITEM(field, 0))) {
+            Py_RETURN_NONE;
+        }
+        if (strcmp(PyBytes_AS_STRING(PyTuple_GET_ITEM(field, 0)), "content-length") ==
+            0) {
+            PyObject *value = PyTuple_GET_ITEM(field, 1);
+            if (has_length || PyBytes_GET_SIZE(value) != digits - 18 ||
+                memcmp(PyBytes_AS_STRING(value), length + 16, (size_t)digits - 18)) {
+                Py_RETURN_NONE;
+            }
+            has_length = true;
+        }
+        size += each;
+    }
+    if (has_length) {
+        digits = 0;
+    }
+    PyObject *result = PyBytes_FromStringAndSize(
+        NULL, PyBytes_GET_SIZE(line) + size + digits + PyBytes_GET_SIZE(date) + 2 +
+                  PyBytes_GET_SIZE(body));
+    if (result == NULL) {
+        return NULL;
+    }
+    char *to = put_bytes(PyBytes_AS_STRING(result), line);
+    to = put_fields(to, fields);
+    memcpy(to, length, (size_t)digits);
+    to = put_bytes(to + digits, date);
+    *to++ = '\r';
+    *to++ = '\n';
+    put_bytes(to, body);
+    return result;
+}
+
+/* ---- The module ---- */
 
 static int
 module_exec(PyObject *module)
 {
-    fill_name_bytes();
+    fill_tables();
     State *state = PyModule_GetState(module);
     PyObject *errors = PyImport_ImportModule("greenchannels.errors");
     PyObject *type;
@@ -1083,6 +1407,11 @@ module_clear(PyObject *module)
 
 static PyMethodDef module_methods[] = {
     {"read_fields", read_fields, METH_VARARGS, read_fields_doc},
+    {"read_head", (PyCFunction)(void (*)(void))read_head, METH_FASTCALL,
+     read_head_doc},
+    {"join_fields", join_fields, METH_O, join_fields_doc},
+    {"join_response", (PyCFunction)(void (*)(void))join_response, METH_FASTCALL,
+     join_response_doc},
     {"encode", encode, METH_O, encode_doc},
     {"apply_mask", (PyCFunction)(void (*)(void))apply_mask, METH_FASTCALL,
      apply_mask_doc},
@@ -1097,7 +1426,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "greenchannels.wire._speedups",
-    .m_doc = "WebSocket frames in C (see greenchannels.wire.frames).",
+    .m_doc = "Frames and heads in C (see greenchannels.wire.frames and grammar).",
     .m_size = sizeof(State),
     .m_methods = module_methods,
     .m_slots = module_slots,

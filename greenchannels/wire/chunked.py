@@ -3,8 +3,9 @@ The chunked transfer coding (RFC 9112, section 7.1), as bytes arrive.
 
 llhttp decodes chunks too, but httptools does not tell where a chunked body ends
 within its input; to a parser that looks at the next request before llhttp does,
-that is the one thing that matters. Extensions are checked and ignored, trailers
-are checked and discarded (RFC 9110, section 6.5.1).
+that is the one thing that matters. Extensions are checked and ignored. Trailers are
+kept apart from the headers, those that must not be believed there are dropped
+(RFC 9110, section 6.5.1), and those that would say where the body ends are refused.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import enum
 import re
 
 from ..errors import RemoteProtocolError
-from .grammar import FIELD_LINE, TOKEN_CHARACTER
+from .field_names import FRAMING, is_meaningful
+from .grammar import TOKEN_CHARACTER, VALUE_CHARACTERS, read_fields
 
 #: Longest line with a chunk's size and extensions, in bytes. The latter are
 #: hardly ever used.
 MAX_SIZE_LINE = 256
 
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_QUOTED = rb'"(?:(?!["\\])[%b]|\\[%b])*+"' % (VALUE_CHARACTERS, VALUE_CHARACTERS)
 _EXTENSION = rb";%b++(?:=(?:%b++|%b))?" % (TOKEN_CHARACTER, TOKEN_CHARACTER, _QUOTED)
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*+\r\n" % _EXTENSION)
-_FIELD_LINE = re.compile(FIELD_LINE)
 
 
 class _State(enum.Enum):
@@ -42,14 +43,30 @@ class ChunkedDecoder:
     Args:
         max_body: Longest body, in bytes (413 as soon as a size announces more).
         max_trailers: Longest trailers, in bytes (431).
+        max_fields: Most of them (431).
+
+    Attributes:
+        trailers: What is behind the last chunk; names in lower case.
 
     """
 
-    __slots__ = ("_line", "_max_body", "_max_trailers", "_remaining", "_state")
+    __slots__ = (
+        "_fields_left",
+        "_line",
+        "_max_body",
+        "_max_trailers",
+        "_remaining",
+        "_state",
+        "trailers",
+    )
 
-    def __init__(self, max_body: int | None, max_trailers: int | None) -> None:
+    def __init__(
+        self, max_body: int | None, max_trailers: int | None, max_fields: int | None
+    ) -> None:
         self._max_body = max_body
         self._max_trailers = max_trailers
+        self._fields_left = max_fields
+        self.trailers: list[tuple[bytes, bytes]] = []
         self._state = _State.SIZE
         self._line = b""  # an incomplete line
         self._remaining = 0  # of the current chunk
@@ -134,8 +151,22 @@ class ChunkedDecoder:
             return rest
         if line == b"\r\n":
             self._state = _State.DONE
-        elif not _FIELD_LINE.fullmatch(line):
-            raise RemoteProtocolError("malformed trailer", 400)
-        elif self._max_trailers is not None:
-            self._max_trailers -= len(line)
+        else:
+            self._add_trailer(line)
         return rest
+
+    def _add_trailer(self, line: bytes) -> None:
+        fields = read_fields(line + b"\r\n", 0)
+        if fields is None:
+            raise RemoteProtocolError("malformed trailer", 400)
+        if self._max_trailers is not None:
+            self._max_trailers -= len(line)
+        if self._fields_left is not None:
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise RemoteProtocolError("too many trailers", 431)
+        name = fields[0][0]
+        if name.replace(b"_", b"-") in FRAMING:
+            raise RemoteProtocolError("a trailer cannot say where the body ends", 400)
+        if not is_meaningful(name):
+            self.trailers += fields

@@ -9,18 +9,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import LocalProtocolError
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+#: Values by the name of their field: one list for each name, one value a line.
+Fields: TypeAlias = dict[bytes, list[bytes]]
+
+#: Method, target, whether the version is 1.1 (else 1.0), the fields as they came,
+#: the values of those that were asked for, whether a name has an underscore.
+Head: TypeAlias = tuple[str, bytes, bool, list[tuple[bytes, bytes]], Fields, bool]
+
 #: One character of a token (section 5.6.2).
 TOKEN_CHARACTER = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 
-#: A field line with its end; obsolete folding is not part of it (section 5.5).
-FIELD_LINE = TOKEN_CHARACTER + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n"
+#: What a value is made of (section 5.5), but for 0x85: whoever reads it as Latin-1
+#: has a line break there (NEL). UTF-8 uses that byte too, and loses it.
+VALUE_CHARACTERS = rb"\t\x20-\x7e\x80-\x84\x86-\xff"
 
+#: A field line with its end; obsolete folding is not part of it (section 5.5).
+FIELD_LINE = TOKEN_CHARACTER + rb"++:[%b]*+\r\n" % VALUE_CHARACTERS
+
+#: Method, target (RFC 3986, without a fragment) and the version's name.
+START = TOKEN_CHARACTER + rb"++ [\x21\x22\x24-\x7e]++ HTTP/"
+
+#: A request line with its end (RFC 9112, section 3).
+REQUEST_LINE = START + rb"1\.[01]\r\n"
+
+_REQUEST_LINE = re.compile(REQUEST_LINE)
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % FIELD_LINE)
 _FIELD = re.compile(rb"([^:\r]++):([^\r]*+)\r\n")
 
@@ -84,10 +102,37 @@ def pure_read_fields(head: bytes, start: int, /) -> list[tuple[bytes, bytes]] | 
     return [(name.lower(), value.strip(b" \t")) for name, value in fields]
 
 
+def pure_read_head(head: bytes, known: frozenset[bytes], /) -> Head | None:
+    """
+    Take a request's head apart.
+
+    Args:
+        head: From the request line to the empty line.
+        known: The fields whose values are wanted by name.
+
+    Returns:
+        Its parts, or ``None`` if a line is malformed.
+
+    """
+    line = _REQUEST_LINE.match(head)
+    headers = None if line is None else pure_read_fields(head, line.end())
+    if line is None or headers is None:
+        return None
+    method, target, version = line[0].split(b" ")
+    fields: Fields = {}
+    for name, value in headers:
+        if name in known:
+            fields.setdefault(name, []).append(value)
+    is_1_1 = version == b"HTTP/1.1\r\n"
+    underscored = any(b"_" in name for name, _ in headers)
+    return method.decode(), target, is_1_1, headers, fields, underscored
+
+
 if TYPE_CHECKING:
     from ._speedups import read_fields as read_fields
+    from ._speedups import read_head as read_head
 else:
     try:
-        from ._speedups import read_fields
+        from ._speedups import read_fields, read_head
     except ImportError:
-        read_fields = pure_read_fields
+        read_fields, read_head = pure_read_fields, pure_read_head

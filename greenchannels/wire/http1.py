@@ -9,7 +9,7 @@ here, so that the next request's head is checked before llhttp sees it.
 Deviations, all to the strict side: one request line and field per CRLF, a bare LF
 or CR is refused (RFC 9112, section 2.2, would allow to recognize the former), as
 are obsolete folding, transfer codings other than chunked, and repeated
-Content-Length fields even if they are the same.
+Content-Length fields even if they are the same. docs/security.md has them all.
 
 What comes does not depend on how the bytes were cut: nothing is checked before
 its line, or the limit, has been reached.
@@ -28,8 +28,8 @@ import httptools
 from ..errors import RemoteProtocolError
 from ..options import HTTPLimits
 from .chunked import ChunkedDecoder
-from .grammar import FIELD_LINE, TOKEN_CHARACTER, read_fields
-from .request import Request, parse_headers, read_request
+from .grammar import FIELD_LINE, REQUEST_LINE, START, Head, read_head
+from .request import KNOWN, Request, parse_headers, read_request
 from .response import LAST_CHUNK, encode_chunk, encode_head, http_date
 
 __all__ = [
@@ -46,12 +46,10 @@ __all__ = [
     "parse_headers",
 ]
 
-#: Method, target (RFC 3986, without a fragment) and version.
-_START = TOKEN_CHARACTER + rb"++ [\x21\x22\x24-\x7e]++ HTTP/"
-_REQUEST_LINE = _START + rb"1\.[01]\r\n"
-_ANY_VERSION = re.compile(_START + rb"[0-9]\.[0-9]\r\n")
-_GOOD_REQUEST_LINE = re.compile(_REQUEST_LINE)
+_ANY_VERSION = re.compile(START + rb"[0-9]\.[0-9]\r\n")
+_GOOD_REQUEST_LINE = re.compile(REQUEST_LINE)
 _GOOD_FIELD_LINE = re.compile(FIELD_LINE)
+_HEAD_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,20 @@ class BodyChunk:
 
 @dataclass(frozen=True, slots=True)
 class RequestEnd:
-    """The request is complete. Does not follow one that asks for an upgrade."""
+    """
+    The request is complete. Does not follow one that asks for an upgrade.
 
+    Attributes:
+        trailers: Fields behind a chunked body; names in lower case. None that are
+            about framing, routing or authentication (RFC 9110, section 6.5.1).
+
+    """
+
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+#: Of all requests without trailers.
+_END = RequestEnd()
 
 Event: TypeAlias = Request | BodyChunk | RequestEnd
 
@@ -94,16 +104,14 @@ NEXT_STATES: dict[State, frozenset[State]] = {
 }
 
 
-class _Collector:
+class _Callbacks:
     """What llhttp calls. Does not know its parser: a cycle would outlive both."""
 
-    __slots__ = ("complete",)
+    __slots__ = ("on_message_complete",)
 
-    def __init__(self) -> None:
-        self.complete = False
-
-    def on_message_complete(self) -> None:
-        self.complete = True
+    def __init__(self, incomplete: list[bool]) -> None:
+        # Not even a frame is needed to note it.
+        self.on_message_complete = incomplete.clear
 
 
 class RequestParser:
@@ -126,7 +134,7 @@ class RequestParser:
         "_buffer",
         "_checked",
         "_chunks",
-        "_collector",
+        "_incomplete",
         "_keep_alive",
         "_limits",
         "_lines",
@@ -173,7 +181,10 @@ class RequestParser:
         events: list[Event] = []
         try:
             while data:
-                data = self._read(data, events)
+                if self.state is State.HEAD:
+                    data = self._read_head(data, events)
+                else:
+                    data = self._read(data, events)
         except RemoteProtocolError as error:
             self.error = error
             self._buffer = bytearray()
@@ -183,8 +194,6 @@ class RequestParser:
 
     def _read(self, data: bytes, events: list[Event]) -> bytes:
         """Take the beginning of ``data`` as the state says; return the rest."""
-        if self.state is State.HEAD:
-            return self._read_head(data, events)
         if self.state is State.BODY:
             return self._read_body(data, events)
         if self._chunks is not None:
@@ -207,42 +216,52 @@ class RequestParser:
         self._skipped = False  # an empty line before the request line
 
     def _read_head(self, data: bytes, events: list[Event]) -> bytes:
-        whole: bytes | bytearray = data
         if self._buffer:
             self._buffer += data
-            whole = self._buffer
-        if whole.startswith(b"\r\n") and not self._skipped:
+            if self._buffer.find(_HEAD_END, self._searched) < 0:
+                return self._check_buffer()
+            data = bytes(self._buffer)
+        end = data.find(_HEAD_END, self._searched) + 4
+        if end < 4:
+            self._buffer += data
+            return self._check_buffer()
+        head = data[:end]
+        parts = read_head(head, KNOWN)
+        if parts is None or not self._is_within_limits(end, parts):
+            return self._refuse_head(data)
+        if self._buffer or self._skipped:
+            self._begin_head()
+        self._begin_request(self._parse_head(head, parts), events)
+        return data[end:]
+
+    def _is_within_limits(self, size: int, parts: Head) -> bool:
+        if size > self._max_line:  # else the line and the head are shorter, too
+            line = len(parts[0]) + len(parts[1]) + len("  HTTP/1.1")
+            if size > self._max_head or line > self._max_line:
+                return False
+        return len(parts[3]) <= self._max_headers
+
+    def _refuse_head(self, data: bytes) -> bytes:
+        """Find what is wrong, unless it is an empty line before a head."""
+        self._buffer = bytearray(data)
+        rest = self._check_buffer()
+        if not rest:
+            raise AssertionError("a malformed head has a malformed line")
+        return rest
+
+    def _check_buffer(self) -> bytes:
+        """Check what has come of a head; return what is behind an empty line."""
+        buffer = self._buffer
+        if buffer.startswith(b"\r\n") and not self._skipped:
             # One empty line before a request is ignored (section 2.2).
             self._begin_head()
             self._skipped = True
-            return bytes(whole[2:])
-        end = whole.find(b"\r\n\r\n", self._searched) + 4
-        if end < 4:
-            if not self._buffer:
-                self._buffer += data
-            self._check_lines(self._buffer)
-            self._searched = max(0, len(whole) - 3)
-            return b""
-        head = bytes(whole[:end])
-        line_end = head.index(b"\r\n") + 2
-        headers = read_fields(head, line_end)
-        if headers is None or not self._is_plain(head, line_end, len(headers)):
-            self._check_lines(head)
-            raise AssertionError("a malformed head has a malformed line")
-        self._begin_head()
-        self._begin_request(self._parse_head(head, headers), events)
-        return bytes(whole[end:])
+            return bytes(buffer[2:])
+        self._check_lines(buffer)
+        self._searched = max(0, len(buffer) - 3)
+        return b""
 
-    def _is_plain(self, head: bytes, line_end: int, lines: int) -> bool:
-        """Tell whether the request line is well-formed and no limit is exceeded."""
-        return (
-            _GOOD_REQUEST_LINE.fullmatch(head, 0, line_end) is not None
-            and len(head) <= self._max_head
-            and line_end - 2 <= self._max_line
-            and lines <= self._max_headers
-        )
-
-    def _check_lines(self, data: bytes | bytearray) -> None:
+    def _check_lines(self, data: bytearray) -> None:
         """Check the lines that are complete, and the limits on the one that is not."""
         while True:
             end = data.find(b"\n", max(self._checked, self._searched)) + 1
@@ -270,17 +289,19 @@ class RequestParser:
                 raise RemoteProtocolError("malformed header field", 400)
 
     def _start_llhttp(self) -> None:
-        self._collector = _Collector()
-        self._llhttp = httptools.HttpRequestParser(self._collector)
+        #: Empty when llhttp has seen the end of a request.
+        self._incomplete: list[bool] = []
+        self._llhttp = httptools.HttpRequestParser(_Callbacks(self._incomplete))
 
-    def _parse_head(self, head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
+    def _parse_head(self, head: bytes, parts: Head) -> Request:
         """Say what a head means; llhttp has to agree on whether a body follows."""
-        request = read_request(head, headers)
+        request = read_request(head, parts)
+        has_body = request.chunked or request.content_length or False
         plain = head
-        if b"upgrade" in request.fields and (request.has_body or not request.upgrade):
+        if b"upgrade" in request.fields and (has_body or not request.upgrade):
             # It would take what follows for the other protocol, whichever that is.
             plain = _without_upgrade(head)
-        self._collector.complete = False
+        self._incomplete.append(True)
         try:
             self._llhttp.feed_data(plain)
         except httptools.HttpParserInvalidMethodError:
@@ -289,30 +310,34 @@ class RequestParser:
             pass  # a handshake: what follows is not for this parser
         except httptools.HttpParserError as error:
             raise RemoteProtocolError(f"malformed head: {error}", 400) from None
-        if self._collector.complete == request.has_body:
+        if (not self._incomplete) == bool(has_body):
             raise RemoteProtocolError("the end of the request is in doubt", 400)
         return request
 
     def _begin_request(self, request: Request, events: list[Event]) -> None:
         """Add a request to the events; expect its body."""
-        length, max_body = request.content_length or 0, self._limits.max_body
-        if max_body is not None and length > max_body:
+        self._keep_alive = request.keep_alive
+        length = request.content_length
+        if not (length or request.chunked or request.upgrade):
+            events.append(request)
+            self._end_request(_END, events)
+            return
+        max_body = self._limits.max_body
+        if max_body is not None and (length or 0) > max_body:
             raise RemoteProtocolError("the body is too big", 413)
         events.append(request)
-        self._keep_alive = request.keep_alive
         if request.upgrade:
             self._advance(State.UPGRADED)
-        elif request.chunked:
-            self._chunks = ChunkedDecoder(max_body, self._limits.max_head)
-            self._advance(State.CHUNKS)
         elif length:
             self._remaining = length
             self._advance(State.BODY)
         else:
-            self._end_request(events)
+            limits = self._limits
+            self._chunks = ChunkedDecoder(max_body, limits.max_head, limits.max_headers)
+            self._advance(State.CHUNKS)
 
-    def _end_request(self, events: list[Event]) -> None:
-        events.append(RequestEnd())
+    def _end_request(self, end: RequestEnd, events: list[Event]) -> None:
+        events.append(end)
         self._advance(State.HEAD if self._keep_alive else State.ENDED)
 
     def _read_body(self, data: bytes, events: list[Event]) -> bytes:
@@ -321,7 +346,7 @@ class RequestParser:
         self._remaining -= len(piece)
         events.append(BodyChunk(piece))
         if self._remaining == 0:
-            self._end_request(events)
+            self._end_request(_END, events)
         return data[len(piece) :]
 
     def _read_chunks(
@@ -335,7 +360,8 @@ class RequestParser:
         if chunks.done:
             self._llhttp.feed_data(LAST_CHUNK)  # which has not seen the others
             self._chunks = None
-            self._end_request(events)
+            trailers = chunks.trailers
+            self._end_request(RequestEnd(tuple(trailers)) if trailers else _END, events)
         return data
 
 

@@ -8,16 +8,19 @@ they contradict each other the request is refused, never repaired.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RemoteProtocolError
-from .grammar import read_fields, read_list
+from .field_names import check_underscores
+from .grammar import Fields, Head, read_fields, read_list
+
+__all__ = ["KNOWN", "Fields", "Request", "parse_headers", "read_request"]
 
 #: Fields that a server must understand, and those of a WebSocket's handshake.
-_KNOWN = frozenset(
+KNOWN = frozenset(
     (
         b"connection",
         b"content-length",
@@ -32,22 +35,16 @@ _KNOWN = frozenset(
     )
 )
 
-#: Transfer codings of IANA's registry.
-_CODINGS = frozenset(
-    (b"chunked", b"compress", b"deflate", b"gzip", b"x-compress", b"x-gzip")
-)
-
 #: A Content-Length with more digits is too big for anything.
 _MAX_DIGITS = 18
 
-#: Host and authority without user information (RFC 3986, section 3.2).
+#: Host and authority without user information (RFC 3986, section 3.2); what is
+#: between brackets is checked further.
 _HOST = re.compile(
-    rb"(?:\[[0-9A-Za-z.:%~_-]++\]|[0-9A-Za-z._~!$&'()*+,;=%-]*+)(?::[0-9]*+)?"
+    rb"(?:\[([0-9A-Fa-f:.]++)\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})*+)"
+    rb"(?::[0-9]{0,5})?"
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?]++)([^?]*+)(.*+)", re.IGNORECASE)
-
-#: Values by the name of their field.
-Fields: TypeAlias = dict[bytes, list[bytes]]
 
 
 @dataclass(slots=True)
@@ -99,48 +96,56 @@ class Request:
         return self.chunked or bool(self.content_length)
 
 
-def read_request(head: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
+def read_request(head: bytes, parts: Head) -> Request:
     """
     Return what a head means whose lines are well-formed.
 
     Args:
         head: The head as received.
-        headers: Its fields; names in lower case.
+        parts: What ``read_head`` made of it, with the ``KNOWN`` fields.
 
     Raises:
-        RemoteProtocolError: 400, or 501 for a method or transfer coding that is
-            not implemented.
+        RemoteProtocolError: 400, 413 for a length beyond all limits, or 501 for a
+            method or transfer coding that is not implemented.
 
     """
-    line, _, _ = head.partition(b"\r\n")
-    method, target, protocol = line.split(b" ")
-    if method == b"CONNECT":
+    method, target, is_1_1, headers, fields, underscored = parts
+    if method == "CONNECT":
         raise RemoteProtocolError("CONNECT is not supported", 501)
-    is_1_1 = protocol.endswith(b"1")
-    fields = _select(headers)
-    _check_host(fields, required=is_1_1)
-    authority, raw_path, query_string = _read_target(method, target)
-    if authority is not None:
-        headers = _replace_host(headers, authority)
-        fields[b"host"] = [authority]
+    if underscored:
+        check_underscores([name for name, _ in headers])
+    hosts = fields.get(b"host", ())
+    if len(hosts) != 1:
+        if hosts or is_1_1:  # section 3.2
+            raise RemoteProtocolError("a request has one Host", 400)
+    elif not _is_host(hosts[0]):
+        raise RemoteProtocolError("malformed Host", 400)
+    if target.startswith(b"/"):
+        raw_path, _, query_string = target.partition(b"?")
+    else:
+        authority, raw_path, query_string = _read_other_target(method, target)
+        if authority is not None:
+            headers = _replace_host(headers, authority)
+            fields[b"host"] = [authority]
     content_length, chunked = _read_framing(fields, is_1_1)
-    connection = _read_tokens(fields, b"connection")
+    connection = _read_tokens(fields, b"connection") if b"connection" in fields else ()
     has_body = chunked or bool(content_length)
     return Request(  # by position: keywords would cost half a microsecond
-        method.decode(),
+        method,
         target,
-        _decode_path(raw_path),
+        _decode_path(raw_path) if b"%" in raw_path else raw_path.decode(),
         raw_path,
         query_string,
         "1.1" if is_1_1 else "1.0",
         headers,
         fields,
         head,
-        _keeps_alive(connection, is_1_1),
+        # RFC 9112, section 9.3.
+        b"close" not in connection and (is_1_1 or b"keep-alive" in connection),
         is_1_1 and b"upgrade" in connection and _wants_websocket(fields),
         content_length,
         chunked,
-        is_1_1 and has_body and _expects_continue(fields),
+        has_body and is_1_1 and _expects_continue(fields),
     )
 
 
@@ -158,15 +163,6 @@ def parse_headers(head: bytes) -> list[tuple[bytes, bytes]]:
     return headers if match is None else _replace_host(headers, match[1])
 
 
-def _select(headers: list[tuple[bytes, bytes]]) -> Fields:
-    """Return the values of the fields that are known here."""
-    fields: Fields = {}
-    for name, value in headers:
-        if name in _KNOWN:
-            fields.setdefault(name, []).append(value)
-    return fields
-
-
 def _read_tokens(fields: Fields, name: bytes) -> list[bytes]:
     """Return the elements of a list field in lower case."""
     values = fields.get(name)
@@ -177,35 +173,31 @@ def _read_tokens(fields: Fields, name: bytes) -> list[bytes]:
     return [each.lower() for each in read_list(values)]
 
 
-def _check_host(fields: Fields, *, required: bool) -> None:
-    """Check that there is one Host, or none if it is not required (section 3.2)."""
-    hosts = fields.get(b"host", ())
-    if len(hosts) > 1 or (required and not hosts):
-        raise RemoteProtocolError("a request has one Host", 400)
-    if hosts and not _HOST.fullmatch(hosts[0]):
-        raise RemoteProtocolError("malformed Host", 400)
+def _is_host(host: bytes) -> bool:
+    """Tell whether this is a name or an address, and perhaps a port."""
+    match = _HOST.fullmatch(host)
+    if match is None or match[1] is None:
+        return match is not None
+    try:
+        ipaddress.IPv6Address(match[1].decode())
+    except ValueError:
+        return False
+    return True
 
 
-def _read_target(method: bytes, target: bytes) -> tuple[bytes | None, bytes, bytes]:
-    """Return authority, path and query of a target (section 3.2)."""
-    authority = None
-    if target == b"*" and method == b"OPTIONS":
+def _read_other_target(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
+    """Return authority, path and query of a target without a slash (section 3.2)."""
+    if target == b"*" and method == "OPTIONS":
         return None, target, b""
-    if not target.startswith(b"/"):
-        match = _ABSOLUTE.fullmatch(target)
-        if match is None or not _HOST.fullmatch(match[1]):
-            raise RemoteProtocolError("malformed request target", 400)
-        authority = match[1]
-        target = (match[2] or b"/") + match[3]
-    raw_path, _, query_string = target.partition(b"?")
-    return authority, raw_path, query_string
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or not _is_host(match[1]) or match[1].startswith(b":"):
+        raise RemoteProtocolError("malformed request target", 400)
+    return match[1], match[2] or b"/", match[3][1:]
 
 
 def _decode_path(raw_path: bytes) -> str:
     """Decode %XX; what only looks like it is left alone, as everybody does."""
     try:
-        if b"%" not in raw_path:
-            return raw_path.decode()
         return unquote_to_bytes(raw_path).decode()
     except UnicodeDecodeError:
         raise RemoteProtocolError("the path is not UTF-8", 400) from None
@@ -226,7 +218,7 @@ def _read_framing(fields: Fields, is_1_1: bool) -> tuple[int | None, bool]:
     if b"transfer-encoding" in fields:
         if lengths or not is_1_1:
             raise RemoteProtocolError("Transfer-Encoding is not allowed here", 400)
-        _check_codings(_read_tokens(fields, b"transfer-encoding"))
+        _check_codings(fields[b"transfer-encoding"])
         return None, True
     if lengths is None:
         return None, False
@@ -237,19 +229,17 @@ def _read_framing(fields: Fields, is_1_1: bool) -> tuple[int | None, bool]:
     return int(lengths[0]), False
 
 
-def _check_codings(codings: list[bytes]) -> None:
+def _check_codings(values: list[bytes]) -> None:
     """Check that a body is chunked and nothing else (section 6.1)."""
-    if not _CODINGS.issuperset(codings):
-        raise RemoteProtocolError("unknown transfer coding", 501)
-    if codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
+    value = b",".join(values).lower()
+    if value == b"chunked":
+        return
+    codings = [each.strip(b" \t") for each in value.split(b",")]
+    if codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
         raise RemoteProtocolError("the last transfer coding must be chunked", 400)
-    if len(codings) > 1:
-        raise RemoteProtocolError("transfer codings are not supported", 501)
-
-
-def _keeps_alive(connection: list[bytes], is_1_1: bool) -> bool:
-    """Tell whether the connection outlives the request (section 9.3)."""
-    return b"close" not in connection and (is_1_1 or b"keep-alive" in connection)
+    if b"" in codings:
+        raise RemoteProtocolError("malformed Transfer-Encoding", 400)
+    raise RemoteProtocolError("transfer codings are not supported", 501)
 
 
 def _wants_websocket(fields: Fields) -> bool:

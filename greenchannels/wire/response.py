@@ -10,12 +10,16 @@ from __future__ import annotations
 import datetime
 import functools
 import http
+from typing import TYPE_CHECKING
 
 from ..errors import LocalProtocolError
 from .grammar import Headers, check_headers
 
 #: Ends a chunked body.
 LAST_CHUNK = b"0\r\n\r\n"
+
+#: Fields that say how a message is framed, or when it was made.
+FRAMING = frozenset((b"connection", b"date", b"keep-alive", b"transfer-encoding"))
 
 _DAYS = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
@@ -34,14 +38,81 @@ def encode_head(status: int, headers: Headers, reason: str | None = None) -> byt
         LocalProtocolError: If any of it would not be one well-formed head.
 
     """
-    fields = list(headers)
-    check_headers(fields)
-    line = _status_line(status, reason)
-    return b"".join([line, *[b"%b: %b\r\n" % field for field in fields], b"\r\n"])
+    return encode_status_line(status, reason) + encode_fields(list(headers)) + b"\r\n"
+
+
+def encode_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """
+    Return field lines.
+
+    Raises:
+        LocalProtocolError: If any of it would not be one well-formed line.
+
+    """
+    lines = join_fields(fields)
+    if lines is None:
+        if all(len(field) == 2 for field in fields):
+            check_headers(fields)
+        raise LocalProtocolError("headers are pairs of bytes", 500)
+    return lines
+
+
+def pure_join_fields(fields: list[tuple[bytes, bytes]], /) -> bytes | None:
+    """Return field lines, or ``None`` if one would not be well-formed."""
+    try:
+        check_headers(fields)
+        return b"".join([b"%b: %b\r\n" % field for field in fields])
+    except (LocalProtocolError, TypeError, ValueError):
+        return None  # malformed, or no pairs of bytes at all
+
+
+def pure_join_response(
+    line: bytes, fields: list[tuple[bytes, bytes]], date: bytes, body: bytes, /
+) -> bytes | None:
+    """
+    Return a whole response with the length of its body.
+
+    Args:
+        line: The first one, with its end.
+        fields: Names in lower case, and values.
+        date: The line of the Date field.
+        body: All of it.
+
+    Returns:
+        The response; ``None`` if a field is not well-formed, or says by itself
+        how the message is framed, when it was made, or another length.
+
+    """
+    lines = pure_join_fields(fields)
+    if lines is None or any(name in FRAMING for name, _ in fields):
+        return None
+    length = b"content-length: %d\r\n" % len(body)
+    found = [value for name, value in fields if name == b"content-length"]
+    if found:
+        if found != [length[16:-2]]:
+            return None
+        length = b""
+    return b"%b%b%b%b\r\n%b" % (line, lines, length, date, body)
+
+
+if TYPE_CHECKING:
+    join_fields, join_response = pure_join_fields, pure_join_response
+else:
+    try:
+        from ._speedups import join_fields, join_response
+    except ImportError:
+        join_fields, join_response = pure_join_fields, pure_join_response
 
 
 @functools.lru_cache(maxsize=256)
-def _status_line(status: int, reason: str | None) -> bytes:
+def encode_status_line(status: int, reason: str | None = None) -> bytes:
+    """
+    Return the first line of a response.
+
+    Raises:
+        LocalProtocolError: If it would not be one well-formed line.
+
+    """
     if not 100 <= status <= 999:
         raise LocalProtocolError(f"{status} is not a status", 500)
     if reason is None:

@@ -57,9 +57,9 @@ APP = """
 class Process:
     """A ``greenchannels run`` that is read line by line."""
 
-    def __init__(self, folder, *arguments, app="app:routing", env=None):
+    def __init__(self, folder, *arguments, app="app:routing", env=None, prefix=()):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "greenchannels", "run", app, *arguments],
+            [*prefix, sys.executable, "-m", "greenchannels", "run", app, *arguments],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -8,12 +8,24 @@ from werkzeug.exceptions import NotFound
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Response
 
-from greenchannels import HTTPLimits, http
+from greenchannels import ConfigurationError, HTTPLimits, http
 from tests.servers.harness import request, until
 
 
 class Text(str):
     """A str of another type."""
+
+
+class OwnResponse(Response):
+    """A response of another type."""
+
+    default_mimetype = "text/x-own"
+
+
+def application(environ, start_response):
+    """A WSGI application that sees the request's environ."""
+    start_response("203 Own", [("Content-Type", "text/plain"), ("X-A", "1")])
+    return [environ["REQUEST_METHOD"].encode(), environ["PATH_INFO"].encode()]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +39,8 @@ class Text(str):
         ({"a": [1, None]}, b'{"a":[1,null]}', "application/json"),
         ([1, "x"], b'[1,"x"]', "application/json"),
         ({}, b"{}", "application/json"),
+        ({"a": Text("lazy")}, b'{"a":"lazy"}', "application/json"),
+        (OwnResponse("r"), b"r", "text/x-own; charset=utf-8"),
         (Response("r", mimetype="text/plain"), b"r", "text/plain; charset=utf-8"),
         (iter(["a", b"b"]), b"ab", "text/html; charset=utf-8"),
     ],
@@ -50,6 +64,10 @@ def test_a_view_returns_what_a_flask_view_may(serve, result, body, kind):
         (({"a": 1}, 404), 404, {"content-type": "application/json"}),
         ((Response("x"), 418), 418, {}),
         (redirect("/there"), 302, {"location": "/there"}),
+        (OwnResponse("x", headers={"X-A": "1"}), 200, {"x-a": "1"}),
+        (NotFound("no such room"), 404, {}),
+        (application, 203, {"content-type": "text/plain", "x-a": "1"}),
+        ((application, 201, {"X-A": "2"}), 201, {"x-a": "2"}),
     ],
     ids=repr,
 )
@@ -70,6 +88,81 @@ def test_what_a_view_may_not_return_is_explained_in_the_log(serve, caplog, resul
     assert answer.status == 500
     assert b"Traceback" not in answer.body
     assert [r for r in caplog.records if r.exc_info]
+
+
+def test_a_flask_response_is_sent_as_it_is(serve):
+    """With its cookies: Flask's class is one of Werkzeug's."""
+    flask = pytest.importorskip("flask")
+
+    def view(request):
+        response = flask.Response("text", mimetype="text/plain")
+        response.set_cookie("a", "1")
+        return response
+
+    answer = serve([http("/", view)]).get()
+    assert answer.body == b"text" and answer["set-cookie"].startswith("a=1")
+
+
+def test_a_wsgi_application_sees_the_request(serve):
+    """Its environ is that of the view's request."""
+    running = serve([http("/<x>", lambda r, x: application, methods=["POST"])])
+    assert running.get("/there", "POST").body == b"POST/there"
+
+
+async def coroutine(request):
+    """A view as other frameworks have them."""
+    return "text"
+
+
+async def generator(request):
+    """The same, as a stream."""
+    yield "text"
+
+
+@pytest.mark.parametrize("view", [coroutine, generator])
+def test_an_async_view_is_refused_when_the_routes_are_made(view):
+    """It would never run."""
+    with pytest.raises(ConfigurationError, match="leave out async and await"):
+        http("/", view)
+
+
+@pytest.mark.parametrize("view", [coroutine, generator])
+def test_what_is_async_in_disguise_is_explained_in_the_log(serve, caplog, view):
+    """As a lambda that calls such a function."""
+    answer = serve([http("/", lambda r: view(r))]).get()
+    assert answer.status == 500
+    assert "leave out async and await" in caplog.text
+
+
+def test_a_traceback_is_in_the_log_and_no_browser_sees_it(serve, caplog):
+    """Unless the server runs with debug."""
+
+    def view(request):
+        raise ValueError("secret")
+
+    answer = serve([http("/", view)]).get()
+    assert answer.status == 500 and b"secret" not in answer.body
+    assert "ValueError: secret" in caplog.text
+    answer = serve([http("/", view)], debug=True).get()
+    assert answer.status == 500 and b"ValueError: secret" in answer.body
+
+
+def test_a_generator_that_fails_before_its_first_piece_is_answered_with_500(serve):
+    """Nothing has been sent yet."""
+
+    def view(request):
+        raise ValueError
+        yield
+
+    assert serve([http("/", view)]).get().status == 500
+
+
+@pytest.mark.parametrize("result", ["text", iter(["text"])], ids=["str", "iterator"])
+def test_head_says_nothing_false_of_the_length(serve, result):
+    """That of GET where it is known, else none."""
+    answer = serve([http("/", lambda r: result)]).get(method="HEAD")
+    assert answer.status == 200
+    assert answer.get("content-length") == (["4"] if result == "text" else [])
 
 
 def test_http_exceptions_are_responses(serve):

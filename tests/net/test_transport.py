@@ -124,13 +124,29 @@ def test_frames_of_one_turn_are_written_in_one_call(reactor):
     pair.peer.close()
 
 
-def test_what_is_written_while_bytes_are_handled_goes_out_at_once(pair, reactor):
-    """Without a callback of its own."""
+def test_what_is_written_while_bytes_are_handled_goes_out_in_the_same_turn(
+    pair, reactor
+):
+    """When all that is readable has been read."""
     pair.protocol.on_data = lambda: pair.transport.push(b"answer")
     pair.peer.send(b"x")
     until(lambda: pair.protocol.data)
-    assert not reactor.busy
+    assert reactor.dirty in ([], [pair.transport])
     assert pair.read(6) == b"answer"
+    assert not reactor.busy
+
+
+def test_what_is_written_before_a_close_goes_out_at_once(pair, reactor):
+    """The connection ends in the turn in which it is closed."""
+
+    def answer():
+        pair.transport.push(b"answer")
+        pair.transport.close()
+
+    pair.protocol.on_data = answer
+    pair.peer.send(b"x")
+    until(lambda: pair.protocol.lost)
+    assert pair.read() == b"answer"
 
 
 def test_paused_reading_leaves_bytes_in_the_kernel(pair):

@@ -8,7 +8,7 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 
-from greenchannels import Timeouts, http, websocket
+from greenchannels import Timeouts, gsgi, http, websocket
 from tests.servers.harness import MS, Client, Closed, handshake, request, until
 
 
@@ -236,3 +236,28 @@ def test_a_drain_of_no_time_ends_at_once(serve):
     start = time.monotonic()
     running.server.stop(0)
     assert time.monotonic() - start < 2
+
+
+def test_responses_that_stream_are_asked_to_end(serve):
+    """Long before they would be cut; the peer gets the end of the body."""
+
+    def stream(scope, receive, send):
+        if scope["type"] != "http":
+            raise ValueError("HTTP only")
+        while receive()["type"] != "http.request":
+            pass
+        send({"type": "http.response.start", "status": 200, "headers": []})
+        send({"type": "http.response.body", "body": b"first", "more_body": True})
+        assert receive()["type"] == "http.disconnect"
+        send({"type": "http.response.body", "body": b"last"})
+
+    running = serve([gsgi("/", stream)])
+    client = running.client()
+    client.send(request())
+    client.read_until(b"first\r\n")
+    drain = stopping(running, 20.0)
+    assert client.read_until(b"0\r\n\r\n") == b"4\r\nlast\r\n0\r\n\r\n"
+    client.half_close()
+    assert client.ended() == "closed"
+    drain.join(timeout=10)
+    assert drain.successful()

@@ -28,6 +28,43 @@ CASES = {
         None,
     ),
     "trailers": (b"0\r\nA: b\r\nC:\r\n\r\n\r\n", b"", b"\r\n", None),
+    "the most trailers": (b"0\r\n" + b"A:\r\n" * 9 + b"\r\n", b"", b"", None),
+    "more trailers": (
+        b"0\r\n" + b"A:\r\n" * 10,
+        b"",
+        None,
+        (431, "too many trailers"),
+    ),
+    "a trailer with a length": (
+        b"0\r\nContent-Length: 0\r\n",
+        b"",
+        None,
+        (400, "a trailer cannot say where the body ends"),
+    ),
+    "a trailer with a coding": (
+        b"0\r\nTRANSFER_ENCODING: chunked\r\n",
+        b"",
+        None,
+        (400, "a trailer cannot say where the body ends"),
+    ),
+    "NEL in a trailer": (
+        b"0\r\nA: \xc3\x85\r\n",
+        b"",
+        None,
+        (400, "malformed trailer"),
+    ),
+    "NEL in an extension": (
+        b'1;a="\x85"\r\n',
+        b"",
+        None,
+        (400, "malformed chunk size"),
+    ),
+    "NEL behind a backslash": (
+        b'1;a="\\\x85"\r\n',
+        b"",
+        None,
+        (400, "malformed chunk size"),
+    ),
     "cut in a size": (b"1", b"", None, None),
     "cut in a chunk": (b"3\r\nab", b"ab", None, None),
     "cut behind a chunk": (b"2\r\nab\r", b"ab", None, None),
@@ -103,7 +140,7 @@ CASES = {
 
 def decode(wire, size):
     """Return body, what is behind it, and the error."""
-    decoder, pieces, rest = ChunkedDecoder(100, 50), [], b""
+    decoder, pieces, rest = ChunkedDecoder(100, 50, 9), [], b""
     for i in range(0, len(wire), size):
         try:
             rest += decoder.receive_data(wire[i : i + size], pieces)
@@ -124,10 +161,31 @@ def test_chunks_become_a_body_however_they_are_cut(case, size):
 
 def test_no_limit_means_none():
     """``None`` for both."""
-    decoder, pieces = ChunkedDecoder(None, None), []
+    decoder, pieces = ChunkedDecoder(None, None, None), []
     wire = b"FFFFF\r\n" + bytes(0xFFFFF) + b"\r\n0\r\n" + b"a: b\r\n" * 20000 + b"\r\nx"
     assert decoder.receive_data(wire, pieces) == b"x"
     assert sum(map(len, pieces)) == 0xFFFFF
+
+
+FORBIDDEN = (
+    *("Host", "Connection", "Keep-Alive", "TE", "Trailer", "Upgrade", "Expect"),
+    *("Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Remote-User"),
+    *("Content-Type", "Content-Encoding", "content_range", "X-Forwarded-For"),
+    *("X_Forwarded_Host", "Forwarded", "X-Real-IP", "Cache-Control", "If-Match"),
+    *("Range", "Sec-WebSocket-Key"),
+)
+
+
+def test_trailers_are_kept_but_for_those_that_come_too_late():
+    """RFC 9110, section 6.5.1; names in lower case, however the bytes are cut."""
+    forbidden = "".join(f"{name}: x\r\n" for name in FORBIDDEN).encode()
+    wire = b"0\r\nX-Sum: \t1 2\t\r\n" + forbidden + b"y_z:\r\nx-sum: 3\r\n\r\n"
+    for size in (1, 7, 1000):
+        decoder = ChunkedDecoder(None, None, None)
+        for i in range(0, len(wire), size):
+            assert decoder.receive_data(wire[i : i + size], []) == b""
+        assert decoder.done
+        assert decoder.trailers == [(b"x-sum", b"1 2"), (b"y_z", b""), (b"x-sum", b"3")]
 
 
 @given(st.lists(st.binary(max_size=30)), st.integers(1, 40))

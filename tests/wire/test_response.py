@@ -1,9 +1,22 @@
 """Responses as bytes: RFC 9110 and 9112."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenchannels.errors import LocalProtocolError
-from greenchannels.wire.response import LAST_CHUNK, encode_chunk, encode_head, http_date
+from greenchannels.wire.response import (
+    FRAMING,
+    LAST_CHUNK,
+    encode_chunk,
+    encode_fields,
+    encode_head,
+    http_date,
+    join_fields,
+    join_response,
+    pure_join_fields,
+    pure_join_response,
+)
 
 
 def test_a_head_is_its_lines():
@@ -76,3 +89,82 @@ def test_chunks_have_their_size_in_hexadecimal():
 def test_dates_are_written_as_http_does(seconds, date):
     """RFC 9110, section 5.6.7, in no locale's words."""
     assert http_date(seconds) == date
+
+
+BOTH_FIELDS = pytest.mark.parametrize("join", [join_fields, pure_join_fields])
+BOTH_RESPONSES = pytest.mark.parametrize("join", [join_response, pure_join_response])
+LINE, DATE = b"HTTP/1.1 200 OK\r\n", b"date: now\r\n"
+
+
+@BOTH_FIELDS
+def test_fields_are_joined(join):
+    """A line each."""
+    assert join([]) == b""
+    assert join([(b"a", b""), (b"b-c", b"\td \xe9")]) == b"a: \r\nb-c: \td \xe9\r\n"
+
+
+@BOTH_FIELDS
+@pytest.mark.parametrize(
+    "field",
+    [
+        *[(b"", b""), (b"a ", b""), (b"a:", b""), (b"a\0", b""), (b"\xe9", b"")],
+        *[
+            (b"a", b"\n"),
+            (b"a", b"\r"),
+            (b"a", b"\0"),
+            (b"a", b"\x7f"),
+            (b"a", b"\x1f"),
+        ],
+        *[("a", b"b"), (b"a", "b"), (b"a",), (b"a", b"b", b"c"), None],
+    ],
+)
+def test_a_field_that_is_none_is_not_joined(join, field):
+    """Whatever an application hands over."""
+    assert join([(b"good", b"1"), field]) is None
+
+
+@BOTH_RESPONSES
+@pytest.mark.parametrize("fields", [[], [(b"content-length", b"5")]])
+def test_a_whole_response_has_the_length_of_its_body(join, fields):
+    """Once, whether the application gave it or not."""
+    expected = LINE + b"a: b\r\ncontent-length: 5\r\n" + DATE + b"\r\nhello"
+    assert join(LINE, [(b"a", b"b"), *fields], DATE, b"hello") == expected
+
+
+@BOTH_RESPONSES
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *[[(name, b"")] for name in sorted(FRAMING)],
+        *[[(b"content-length", b)] for b in (b"4", b"55", b"05", b"+5", b"", b"x")],
+        [(b"content-length", b"5"), (b"content-length", b"5")],
+        [(b"a", b"\r\n")],
+    ],
+)
+def test_what_is_not_plain_is_not_joined(join, fields):
+    """It needs a closer look."""
+    assert join(LINE, fields, DATE, b"hello") is None
+
+
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"a", b"content-length", b"date", b"connectio", b"a\n", b""])
+        | st.binary(max_size=3),
+        st.sampled_from([b"5", b"0", b"05", b"x\r\ny: z"]) | st.binary(max_size=3),
+    ),
+    max_size=4,
+)
+
+
+@given(fields=FIELDS, body=st.sampled_from([b"", b"hello"]))
+def test_both_join_the_same(fields, body):
+    """The accelerator and its substitute."""
+    assert join_fields(fields) == pure_join_fields(fields)
+    arguments = LINE, fields, DATE, body
+    assert join_response(*arguments) == pure_join_response(*arguments)
+
+
+def test_fields_of_other_types_are_an_error_of_the_caller():
+    """Not one of the connection."""
+    with pytest.raises(LocalProtocolError):
+        encode_fields([(b"a", b"b", b"c")])

@@ -1,0 +1,122 @@
+"""
+A server's socket as frames leave through it.
+
+The consumer's own frames may make it wait; what groups send never waits for
+anybody: a peer that reads too slowly is closed. Both share the queue of the
+transport.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..close_codes import TRY_LATER
+from ..layers.codec import Broadcast, Kind, read_close
+from ..net.transport import SharedFrame
+from ..options import OWN_BUFFER
+from ..types import Data
+from ..wire.frames import encode
+from .socket_life import OPEN
+from .socket_receiving import SocketReceiving
+
+#: Kinds of broadcasts; looking a member up in its enum costs more than the test.
+BINARY, EVENT = Kind.BINARY, Kind.EVENT
+
+logger = logging.getLogger("greenchannels.socket")
+
+
+def encode_shared(payload: Data) -> SharedFrame:
+    """Return the frame of a broadcast, to stand in many queues."""
+    return SharedFrame(encode(payload))
+
+
+class SocketOutput(SocketReceiving):
+    """Queues what the consumer and groups send, each within its bounds."""
+
+    __slots__ = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way in or out of this socket."""
+        return not self._inbox and not self._transport.queue
+
+    # From the consumer. Any greenlet of it.
+
+    def send(self, message: Data) -> None:
+        """See ``WebSocket.send``."""
+        if self._stage is not OPEN:
+            self._check_can_send()
+        if self._transport.push(encode(message)) > OWN_BUFFER:
+            self._wait_for_room()
+
+    def _check_can_send(self) -> None:
+        if self._error is not None:
+            self._raise_error()
+        if self._opening is not None:
+            self.accept()
+
+    def _wait_for_room(self) -> None:
+        """Block until own output fits the buffer again, or the socket has ended."""
+        transport = self._transport
+        transport.write_now()
+        while transport.own > OWN_BUFFER and self._error is None:
+            transport.wait_for_progress()
+        self._check_alive()
+
+    def flush(self) -> None:
+        """See ``WebSocket.flush``."""
+        if self._opening is not None:
+            self.accept()
+        self._transport.flush()
+        if self._transport.closed:
+            self._check_alive()
+
+    # From groups and channels. Any greenlet.
+
+    def deliver(self, broadcast: Broadcast) -> None:
+        """Take a message from a group or a channel; never blocks."""
+        if self._stage is not OPEN or broadcast.kind > BINARY:
+            self._deliver_otherwise(broadcast)
+            return
+        frame = broadcast.encodings.get(encode_shared)
+        if frame is None:
+            frame = broadcast.encoded(encode_shared)
+        if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
+            self._deliver_to_slow(frame)
+
+    def _deliver_to_slow(self, frame: SharedFrame) -> None:
+        """Too much waits: is it the peer that is slow, or was it not written yet?"""
+        self._transport.write_now()
+        if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
+            self._too_slow()
+
+    def _deliver_otherwise(self, broadcast: Broadcast) -> None:
+        """Take what is no data, or comes when no data may be sent."""
+        if broadcast.kind is EVENT:
+            if not self._take_event(broadcast):
+                self._too_slow()
+        elif self._stage is not OPEN:
+            self._deliver_early(broadcast)
+        else:
+            self.close(*read_close(broadcast.payload))  # type: ignore[arg-type]
+
+    def _deliver_early(self, broadcast: Broadcast) -> None:
+        """Keep what comes before the 101; what comes after the end is dropped."""
+        opening = self._opening
+        if opening is None:
+            return
+        if not opening.keep_message(broadcast, self._endpoint.max_write_buffer):
+            logger.warning("%r: too much group data before accept", self)
+            self._server.layer.counters["refused for early group data"] += 1
+            self.reject(503)
+
+    def _too_slow(self) -> None:
+        """The slow-consumer policy "close": 1013, and what waits is dropped."""
+        counters = self._server.layer.counters
+        counters["closed for being slow"] += 1
+        if self._opening is not None:
+            self.reject(503)
+            return
+        counters["frames dropped for slow members"] += self._transport.drop_unsent()
+        logger.warning("%r: closed with 1013, it reads too slowly", self)
+        self.close(TRY_LATER, "too slow")

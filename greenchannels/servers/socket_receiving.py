@@ -1,0 +1,181 @@
+"""
+A server's socket as its consumer receives from it.
+
+Messages and events come from one inbox, in order; when it is empty the
+consumer's greenlet waits there for the hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+from ..errors import ConnectionEnded
+from ..layers.codec import Broadcast, unpack_event
+from ..types import Data, Event
+from .socket_input import SocketInput
+
+logger = logging.getLogger("greenchannels.socket")
+
+
+class SocketReceiving(SocketInput):
+    """
+    Takes from the inbox what the consumer asks for, and waits for more.
+
+    It also decides about events: a consumer that only receives messages takes
+    none, which is known once it has received.
+    """
+
+    __slots__ = ()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the consumer waits for input that is not there."""
+        return self._waiter is not None and not self._inbox
+
+    # The consumer's greenlet.
+
+    def receive(self, timeout: float | None = None) -> Data:
+        """See ``WebSocket.receive``."""
+        if self._listening is not False:
+            self._listen(False)
+        if not self._inbox:
+            self._wait_for_input(timeout)
+        message: Data = self._inbox.pop()
+        return message
+
+    def __iter__(self) -> Iterator[Data]:
+        """Yield messages until the peer has left."""
+        while True:
+            if self._listening is not False:
+                try:
+                    self._listen(False)
+                except ConnectionEnded:
+                    return
+            if not self._inbox and not self._input_comes(None):
+                return
+            yield self._inbox.pop()
+
+    def _receive_any(self) -> Data | Event:
+        if self._listening is not True:
+            self._listen(True)
+        if not self._inbox:
+            self._wait_for_input(None)
+        message = self._inbox.pop()
+        if type(message) is Broadcast:
+            self._event_count -= 1
+            self._event_bytes -= message.size
+            return unpack_event(message.payload)  # type: ignore[arg-type]
+        data: Data = message
+        return data
+
+    def receive_undecided(self) -> Data | Event:
+        """
+        Return the next message or event without accepting the handshake.
+
+        Blocks until another greenlet has decided it, or an event came before.
+
+        Raises:
+            ConnectionEnded: When the socket is over and all was received.
+            RuntimeError: If another greenlet receives already.
+
+        """
+        while self._opening is not None and not self._inbox:
+            if self._waiter is not None:
+                raise RuntimeError("another greenlet is receiving from this socket")
+            self._park()
+        if self._error is not None and not self._inbox:
+            self._raise_error()
+        self._listening = True
+        return self._receive_any()
+
+    def _wait_for_input(self, timeout: float | None) -> None:
+        """Return once the inbox holds something; raise when it never will."""
+        if not self._input_comes(timeout):
+            self._raise_error()
+
+    def _input_comes(self, timeout: float | None) -> bool:
+        """Wait until the inbox holds something; return whether it ever will."""
+        if self._opening is not None:
+            self.accept()
+        if self._waiter is not None:
+            raise RuntimeError("another greenlet is receiving from this socket")
+        if self._input_paused:
+            self._resume_input()
+        if timeout is not None and not self._inbox:
+            self._wait_with_timeout(timeout)
+        while not self._inbox:
+            if self._error is not None:
+                return False
+            self._park()
+        return True
+
+    def _wait_with_timeout(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for the inbox to hold something."""
+        deadline = time.monotonic() + timeout
+        loop = self._server.reactor.loop
+        while not self._inbox and self._error is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"no message in {timeout} s")
+            timer = loop.timer(left)
+            timer.start(self._wake, update=True)
+            try:
+                self._park()
+            finally:
+                timer.close()
+
+    # Events. Any greenlet.
+
+    def keep_events(self) -> None:
+        """The consumer takes events: keep them from now on."""
+        self._listening = True
+
+    def _listen(self, listening: bool) -> None:
+        """Note whether the consumer takes events; if not, drop those that wait."""
+        if self._opening is not None:
+            self.accept()
+        self._listening = listening
+        if not listening and self._event_count:
+            for message in self._inbox:
+                if type(message) is Broadcast:
+                    self._drop_event(message)
+            self._inbox = [m for m in self._inbox if type(m) is not Broadcast]
+            self._event_count = self._event_bytes = 0
+
+    def _take_event(self, broadcast: Broadcast) -> bool:
+        """Put an event into the inbox if the consumer takes any; return if it fits."""
+        if self._error is not None:
+            return True
+        if self._listening is False:
+            self._drop_event(broadcast)
+            return True
+        endpoint = self._endpoint
+        if (
+            self._event_count >= endpoint.max_inbox
+            or self._event_bytes >= endpoint.max_inbox_bytes
+        ):
+            return False
+        self._inbox.insert(0, broadcast)
+        self._event_count += 1
+        self._event_bytes += broadcast.size
+        if self._waiter is not None:
+            self._server.reactor.loop.run_callback(self._wake)
+        return True
+
+    def _drop_event(self, broadcast: Broadcast) -> None:
+        event = unpack_event(broadcast.payload)  # type: ignore[arg-type]
+        self.count_dropped_event(event["type"])
+
+    def count_dropped_event(self, kind: str) -> None:
+        """Count an event that a consumer which takes none was sent; warn once."""
+        self._server.layer.counters["events without a listener"] += 1
+        if kind not in self._endpoint.warned:
+            self._endpoint.warned.add(kind)
+            logger.warning(
+                "%s: an event %r was dropped: the consumer does not iterate over"
+                " socket.events() (said once)",
+                self._endpoint.name,
+                kind,
+            )

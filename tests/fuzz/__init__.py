@@ -1,0 +1,1 @@
+"""Generated requests, and the parsers that ours must agree with."""
