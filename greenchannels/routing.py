@@ -44,6 +44,9 @@ SERVES: dict[str, tuple[str, ...]] = {
     "gsgi": ("http", "websocket"),
 }
 
+#: Kinds whose targets need no GSGI between them and the server.
+DIRECT = ("websocket", "wsgi", "static")
+
 #: Kinds whose paths are prefixes.
 PREFIXES = ("static", "wsgi", "wsgi websocket")
 
@@ -145,7 +148,7 @@ class Route:
     @property
     def direct(self) -> bool:
         """Whether the target can be given the server's own object, without GSGI."""
-        return self.kind in ("websocket", "wsgi") and not self.middleware
+        return self.kind in DIRECT and not self.middleware
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import re
 import stat
 import sys
 import time
+from posix import close as close_descriptor  # gevent's os.close looks twice
 
 from ..errors import ConfigurationError
 
@@ -103,7 +104,7 @@ class OpenFile:
         """Close; again is no error."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close_descriptor(fd)
 
 
 class Opener:
@@ -133,7 +134,7 @@ class Opener:
                 f"static files need /proc, to see what is in their folder: {error}"
             ) from None
         finally:
-            os.close(fd)
+            close_descriptor(fd)
         self._base = self.root.rstrip(b"/")
         self._inside = self._base + b"/"
         self._known: dict[bytes, tuple[tuple[int, ...], float, bytes, bytes]] = {}

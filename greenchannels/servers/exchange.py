@@ -97,7 +97,7 @@ class Exchange(Response):
         """Run the consumer; blocks until it has ended."""
         self._worker = getcurrent()  # type: ignore[assignment]
         try:
-            self._server.serve_http(self.request, self)
+            self._server.requests.serve(self.request, self)
         except ConnectionEnded as error:
             if error.source is not self:
                 self._failed(error)

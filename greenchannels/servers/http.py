@@ -266,7 +266,7 @@ class HTTPConnection:
         """Let the WebSocket side have the connection."""
         trailing = self._parser.trailing + self._unparsed
         self._let_go()  # for this protocol; the transport goes on
-        self._server.open_websocket(
+        self._server.admission.open_websocket(
             self.transport, request, trailing, self.client, self._scope
         )
 

@@ -307,5 +307,6 @@ class Response(RequestBody):
 def file_part(fd: int, offset: int | None, count: int | None) -> tuple[int, int]:
     """Return where a part of an open file begins, and its size."""
     start = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
-    left = max(0, os.fstat(fd).st_size - start)
-    return start, left if count is None else count
+    if count is None:
+        count = max(0, os.fstat(fd).st_size - start)
+    return start, count

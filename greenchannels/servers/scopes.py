@@ -16,6 +16,12 @@ from .proxies import Headers, Peer
 #: For heads that have been within their limits once already.
 NO_LIMITS = HTTPLimits(None, None, None, None)
 
+#: ASGI's extensions that responses may use.
+HTTP_EXTENSIONS: dict[str, dict[str, Any]] = {
+    "http.response.trailers": {},
+    "http.response.zerocopysend": {},
+}
+
 ASGI = {"version": "3.0", "spec_version": "2.5"}
 
 
@@ -30,8 +36,7 @@ def http_scope(request: Request, peer: Peer, options: ServerOptions) -> Scope:
             "debug": options.debug,
             "max_body_in_memory": options.http.max_body_in_memory,
         },
-        "http.response.trailers": {},
-        "http.response.zerocopysend": {},
+        **HTTP_EXTENSIONS,
     }
     return scope
 

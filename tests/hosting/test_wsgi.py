@@ -397,6 +397,16 @@ def test_a_body_longer_than_said_is_not_sent_beyond(host, caplog, make):
     assert any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.parametrize("length", ["", "x", "-3", "3, 3", "0x3", "3.0"])
+@pytest.mark.parametrize("make", [answering, generating])
+def test_a_length_that_is_none_is_an_error(serve, caplog, make, length):
+    """500, as for any other bad field."""
+    app = make(b"abc", headers=[*PLAIN, ("Content-Length", length)])
+    answer = serve([wsgi("/", app)]).get()
+    assert answer.status == 500 and answer.body != b"abc"
+    assert any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize("make", [answering, generating])
 def test_head_has_the_fields_and_no_body(host, make):
     """And the connection goes on."""

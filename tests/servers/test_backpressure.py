@@ -89,7 +89,7 @@ def test_a_consumer_that_never_receives_stops_the_reading(serve):
 
     running = serve(consumer)
     peer = running.open()
-    count = 60_000
+    count = 250_000  # more than the kernel takes at both ends
     data = frames(*[f"{n:060d}" for n in range(count)])
     sender = gevent.spawn(peer.sock.sendall, data)
     gevent.sleep(100 * MS)
@@ -98,9 +98,9 @@ def test_a_consumer_that_never_receives_stops_the_reading(serve):
     assert not socket.transport.reading
     assert len(socket._inbox) <= 100
     go.set()
-    sender.join(timeout=5)
+    sender.join(timeout=30)
     assert sender.successful()
-    until(lambda: len(seen) == count)
+    until(lambda: len(seen) == count, 30)
     assert seen == [f"{n:060d}" for n in range(count)]
 
 
