@@ -53,6 +53,9 @@ class Responder(Protocol):
     def write(self, data: bytes, more: bool) -> None:
         """Send a piece of the body."""
 
+    def write_out(self) -> None:
+        """Let what has been written leave now, unless it is all."""
+
     def write_file(
         self, file: Any, offset: int | None, count: int | None, more: bool
     ) -> None:
@@ -256,6 +259,8 @@ class Call:
         self._check(data)
         if data:
             self._responder.write(data, more=True)
+            # It must not wait for the application to let others run.
+            self._responder.write_out()
 
     def send(self, result: Iterable[bytes]) -> None:
         """Send what the application returned."""
@@ -347,6 +352,9 @@ class EventResponder:
                 {"type": "http.response.start", "status": status, "headers": headers}
             )
         self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def write_out(self) -> None:
+        """Do nothing: what events say leaves at the end of the hub's turn."""
 
     def write_file(
         self, file: Any, offset: int | None, count: int | None, more: bool

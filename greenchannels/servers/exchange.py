@@ -127,6 +127,8 @@ class Exchange(Response):
             logger.error("%r: the consumer sent no response", self)
             self._answer_plainly(500)
             self._finish()
+        elif not self._has_body or self._left == 0:
+            self._finish()  # the peer has all it was promised
         else:
             self.connection.transport.write_now()
             self.connection.abort()
@@ -191,4 +193,7 @@ class Exchange(Response):
 
 def _fields(event: Event) -> Headers:
     """Return an event's headers, with names in lower case."""
-    return [(bytes(n).lower(), bytes(v)) for n, v in event.get("headers", ())]
+    fields = event.get("headers", ())
+    if type(fields) is list and all([type(v) is bytes for _, v in fields]):
+        return [(name.lower(), value) for name, value in fields]
+    return [(bytes(name).lower(), bytes(value)) for name, value in fields]

@@ -118,12 +118,14 @@ class RequestBody:
         Return the next piece of the body, nothing at its end; blocks.
 
         Raises:
-            ConnectionBroken: If the peer went away before the end.
+            ConnectionBroken: If the peer went away before the end, or the response
+                is complete.
 
         """
         data = self._next_piece()
         if not data and not self.body_complete:
-            raise ConnectionBroken(reason="the peer has gone", source=self)
+            reason = "the response has ended" if self._finished else "the peer has gone"
+            raise ConnectionBroken(reason=reason, source=self)
         return data
 
     def _next_piece(self) -> bytes:
@@ -132,7 +134,7 @@ class RequestBody:
             self._continue = False
             if not self._body and not self._status:
                 self.connection.transport.push(CONTINUE)
-        while not self._body and not self.body_complete and not self._gone:
+        while not (self._body or self.body_complete or self._gone or self._finished):
             self._wait()
         body = self._body
         if not body:

@@ -130,23 +130,36 @@ class Response(RequestBody):
         if waiting > OWN_BUFFER:
             self._wait_for_room()
 
+    def write_out(self) -> None:
+        """Let what has been written leave now, unless it is all; never blocks."""
+        if self._left != 0:
+            self.connection.transport.write_now()
+
     def _send_whole(self, data: bytes) -> bool:
         """Send the whole response at once, if nothing about it is special."""
-        assert self._start is not None
-        status, headers, reason = self._start
-        plain = self._is_plain and not self._trailers
-        if not plain or status in NO_BODY or self.request.method == "HEAD":
-            return False
-        line, date = encode_status_line(status, reason), self._server.date_field()
-        output = join_response(line, headers, date, data)
+        output = self._encode_plainly(len(data), data)
         if output is None:
             return False
-        self._status, self._sent = status, len(data)
+        self._sent = len(data)
         waiting = self.connection.transport.push(output)
         self._finish()
         if waiting > OWN_BUFFER:
             self._wait_for_room()
         return True
+
+    def _encode_plainly(self, length: int, data: bytes) -> bytes | None:
+        """Return head and data of a response about which nothing is special."""
+        assert self._start is not None
+        status, headers, reason = self._start
+        plain = self._is_plain and not self._trailers
+        if not plain or status in NO_BODY or self.request.method == "HEAD":
+            return None
+        line, date = encode_status_line(status, reason), self._server.date_field()
+        output = join_response(line, headers, date, length, data)
+        if output is not None:
+            self._status, self._has_body = status, True
+            self._left = length - len(data)
+        return output
 
     def _wait_for_room(self) -> None:
         transport = self.connection.transport
@@ -171,6 +184,13 @@ class Response(RequestBody):
             self._refuse_to_write()
         fd = file.fileno()
         start, size = file_part(fd, offset, count)
+        if (
+            not more
+            and not self._status
+            and size
+            and self._send_whole_file(fd, start, size)
+        ):
+            return
         output = b"" if self._status else self._encode_start(size, more)
         if self._has_body and size:
             if self._left is not None and size > self._left:
@@ -182,8 +202,7 @@ class Response(RequestBody):
             if self._left is not None:
                 self._left -= sent
             if sent < size:
-                self._check_alive()
-                raise ResponseError("the file has shrunk while it was sent")
+                self._refuse_short_file()
             output = b"\r\n" if self._chunked else b""
         self._status = self._start[0]
         if output:
@@ -193,6 +212,21 @@ class Response(RequestBody):
                 self.connection.transport.push(LAST_CHUNK)
             if not self._trailers:
                 self._end_body()
+
+    def _send_whole_file(self, fd: int, start: int, size: int) -> bool:
+        output = self._encode_plainly(size, b"")
+        if output is None:
+            return False
+        self._sent = self.connection.transport.send_file(output, fd, start, size)
+        self._left = size - self._sent
+        if self._left:
+            self._refuse_short_file()
+        self._finish()
+        return True
+
+    def _refuse_short_file(self) -> NoReturn:
+        self._check_alive()
+        raise ResponseError("the file has shrunk while it was sent")
 
     def _check_alive(self) -> None:
         if self._ended:

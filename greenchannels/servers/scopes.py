@@ -75,7 +75,7 @@ def split_host(host: str, secure: bool) -> tuple[str, int] | None:
     """Return the name and the port of a Host field, or of what stands for it."""
     name, _, port = host.rpartition(":")
     if not name or not port.isdecimal():
-        name, port = host, "443" if secure else "80"
+        name, port = host.removesuffix(":"), "443" if secure else "80"
     return (name, int(port)) if name else None
 
 

@@ -1310,7 +1310,7 @@ is_framing(PyObject *name)
 }
 
 PyDoc_STRVAR(join_response_doc,
-"join_response(line, fields, date, body, /)\n--\n\n"
+"join_response(line, fields, date, length, body, /)\n--\n\n"
 "Return a whole response, or None if it is not a plain one.");
 
 static PyObject *
@@ -1318,14 +1318,19 @@ join_response(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nar
 {
     char length[48];
     bool has_length = false;
-    Py_ssize_t size = 0, each;
+    Py_ssize_t size = 0, each, number;
 
-    if (nargs != 4 || !PyBytes_Check(args[0]) || !PyList_CheckExact(args[1]) ||
-        !PyBytes_Check(args[2]) || !PyBytes_Check(args[3])) {
-        return PyErr_Format(PyExc_TypeError, "join_response() takes bytes and a list");
+    if (nargs != 5 || !PyBytes_Check(args[0]) || !PyList_CheckExact(args[1]) ||
+        !PyBytes_Check(args[2]) || !PyBytes_Check(args[4])) {
+        return PyErr_Format(PyExc_TypeError,
+                            "join_response() takes bytes, a list and a number");
     }
-    PyObject *line = args[0], *fields = args[1], *date = args[2], *body = args[3];
-    int digits = sprintf(length, "content-length: %zd\r\n", PyBytes_GET_SIZE(body));
+    PyObject *line = args[0], *fields = args[1], *date = args[2], *body = args[4];
+    number = PyLong_AsSsize_t(args[3]);
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int digits = sprintf(length, "content-length: %zd\r\n", number);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(fields); i++) {
         PyObject *field = PyList_GET_ITEM(fields, i);
         each = field_size(field);

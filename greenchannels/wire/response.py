@@ -67,16 +67,22 @@ def pure_join_fields(fields: list[tuple[bytes, bytes]], /) -> bytes | None:
 
 
 def pure_join_response(
-    line: bytes, fields: list[tuple[bytes, bytes]], date: bytes, body: bytes, /
+    line: bytes,
+    fields: list[tuple[bytes, bytes]],
+    date: bytes,
+    length: int,
+    body: bytes,
+    /,
 ) -> bytes | None:
     """
-    Return a whole response with the length of its body.
+    Return a response whose length is told, or the beginning of one.
 
     Args:
         line: The first one, with its end.
         fields: Names in lower case, and values.
         date: The line of the Date field.
-        body: All of it.
+        length: Bytes of the whole body.
+        body: What is sent of it with the head.
 
     Returns:
         The response; ``None`` if a field is not well-formed, or says by itself
@@ -86,13 +92,13 @@ def pure_join_response(
     lines = pure_join_fields(fields)
     if lines is None or any(name in FRAMING for name, _ in fields):
         return None
-    length = b"content-length: %d\r\n" % len(body)
+    told = b"content-length: %d\r\n" % length
     found = [value for name, value in fields if name == b"content-length"]
     if found:
-        if found != [length[16:-2]]:
+        if found != [told[16:-2]]:
             return None
-        length = b""
-    return b"%b%b%b%b\r\n%b" % (line, lines, length, date, body)
+        told = b""
+    return b"%b%b%b%b\r\n%b" % (line, lines, told, date, body)
 
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def behind_middleware(path, app):
     def between(inner):
         return lambda scope, receive, send: inner(scope, receive, send)
 
-    return include("", [wsgi(path, validator(app))], middleware=[between])
+    return include("", [wsgi(path, app)], middleware=[between])
 
 
 PLAIN = [("Content-Type", "text/plain")]

@@ -13,7 +13,7 @@ from flask import Flask, send_file
 from greenchannels import wsgi
 from greenchannels.hosting.wsgi import FileWrapper
 from greenchannels.net.transport import Transport
-from tests.hosting.hosts import HOSTS, PLAIN, as_it_is
+from tests.hosting.hosts import HOSTS, PLAIN, as_it_is, behind_middleware
 from tests.servers.harness import request, until
 
 DATA = bytes(range(256)) * 1000
@@ -184,14 +184,15 @@ def test_a_closed_file_is_an_error(host, path, caplog):
 
 @pytest.mark.parametrize("name", ["a file", "bytes", "a temporary file"])
 @pytest.mark.parametrize("offset, size", [(0, 10), (100, 70_000), (0, 0), (9, 1)])
-def test_no_more_is_sent_than_content_length_says(serve, path, name, offset, size):
+@pytest.mark.parametrize("way", [as_it_is, behind_middleware])
+def test_no_more_is_sent_than_content_length_says(serve, way, path, name, offset, size):
     """So are ranges sent: positioned, and ended by their length."""
     headers = [*PLAIN, ("Content-Length", str(size))]
 
     def open_file():
         return positioned(FILES[name][0](path), offset)
 
-    client = serve([as_it_is("/", sending(open_file, headers))]).client()
+    client = serve([way("/", sending(open_file, headers))]).client()
     for _ in range(2):
         client.send(request())
         assert client.response().body == DATA[offset : offset + size]

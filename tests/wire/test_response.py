@@ -128,7 +128,7 @@ def test_a_field_that_is_none_is_not_joined(join, field):
 def test_a_whole_response_has_the_length_of_its_body(join, fields):
     """Once, whether the application gave it or not."""
     expected = LINE + b"a: b\r\ncontent-length: 5\r\n" + DATE + b"\r\nhello"
-    assert join(LINE, [(b"a", b"b"), *fields], DATE, b"hello") == expected
+    assert join(LINE, [(b"a", b"b"), *fields], DATE, 5, b"hello") == expected
 
 
 @BOTH_RESPONSES
@@ -143,7 +143,7 @@ def test_a_whole_response_has_the_length_of_its_body(join, fields):
 )
 def test_what_is_not_plain_is_not_joined(join, fields):
     """It needs a closer look."""
-    assert join(LINE, fields, DATE, b"hello") is None
+    assert join(LINE, fields, DATE, 5, b"hello") is None
 
 
 FIELDS = st.lists(
@@ -156,11 +156,15 @@ FIELDS = st.lists(
 )
 
 
-@given(fields=FIELDS, body=st.sampled_from([b"", b"hello"]))
-def test_both_join_the_same(fields, body):
+@given(
+    fields=FIELDS,
+    length=st.sampled_from([0, 5, 2**40]),
+    body=st.sampled_from([b"", b"hello"]),
+)
+def test_both_join_the_same(fields, length, body):
     """The accelerator and its substitute."""
     assert join_fields(fields) == pure_join_fields(fields)
-    arguments = LINE, fields, DATE, body
+    arguments = LINE, fields, DATE, length, body
     assert join_response(*arguments) == pure_join_response(*arguments)
 
 
