@@ -12,12 +12,13 @@ from collections.abc import Mapping
 
 import gevent
 
-from ..types import Event, Receive, Scope, Send
+from ..types import Receive, Scope, Send
 from .codings import ENDINGS, wanted_codings
 from .conditions import failed_precondition, range_holds
 from .folders import Opener, OpenFile
 from .ranges import Multipart, content_range, make_multipart, read_ranges
 from .representations import Representation, describe
+from .responders import ZERO_COPY, EventResponder, Responder
 
 #: Bytes of a file that are read and sent at a time.
 CHUNK = 256 * 1024
@@ -25,9 +26,6 @@ CHUNK = 256 * 1024
 #: Parts of at least so many bytes are left to the kernel; to read smaller ones and
 #: to send them with the head costs less.
 ZERO_COPY_FROM = 32 * 1024
-
-#: ASGI's extension by which the server sends a part of a file.
-ZERO_COPY = "http.response.zerocopysend"
 
 #: Request fields that have a say in the answer.
 _FIELDS = frozenset(
@@ -72,21 +70,47 @@ class Folder:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file that the rest of the path names, or what was found there."""
         route = scope["url_route"]
-        path = route["kwargs"]["path"]
-        file = route.get("file")
+        sends_files = ZERO_COPY in scope.get("extensions", ())
+        self.serve(
+            EventResponder(receive, send, sends_files=sends_files),
+            scope["method"],
+            scope["headers"],
+            route["kwargs"]["path"],
+            route.get("file"),
+        )
+
+    def serve(
+        self,
+        responder: Responder,
+        method: str,
+        headers: list[tuple[bytes, bytes]],
+        path: str,
+        file: OpenFile | None,
+    ) -> None:
+        """
+        Answer one request; blocks.
+
+        Args:
+            responder: Where the response goes.
+            method: GET or HEAD.
+            headers: Of the request.
+            path: What names the file.
+            file: What was found under that name, if anybody has looked.
+
+        """
         if file is None or file.closed or file.path != path:
             file = self.find(path)
         if file is None:
-            _send_plainly(send, 404, (), b"Not Found\n")
+            _send_plainly(responder, 404, (), b"Not Found\n")
             return
         with file:
-            fields = _select(scope["headers"])
+            fields = _select(headers)
             encoded = self._encoded(file, fields.get(b"accept-encoding"))
             if encoded is None:
-                _answer(file, None, fields, scope, send)
+                _answer(file, None, fields, method, responder)
             else:
                 with encoded[0]:
-                    _answer(*encoded, fields, scope, send)
+                    _answer(*encoded, fields, method, responder)
 
     def _encoded(
         self, file: OpenFile, accept: bytes | None
@@ -116,30 +140,27 @@ def _answer(
     file: OpenFile,
     coding: str | None,
     fields: Mapping[bytes, bytes],
-    scope: Scope,
-    send: Send,
+    method: str,
+    responder: Responder,
 ) -> None:
     """Send what a request is due that names ``file``."""
     about = describe(file.name, file.real_name, coding, file.status)
     if fields:
         status = failed_precondition(fields, about.etag, about.modified)
         if status == 304:
-            _send_start(send, 304, about.validators)
-            send(_body(b"", more=False))
+            responder.begin(304, [*about.validators])
+            responder.write(b"", more=False)
             return
         if status == 412:
-            _send_plainly(send, 412, about.validators, b"Precondition Failed\n")
+            _send_plainly(responder, 412, about.validators, b"Precondition Failed\n")
             return
-    zero_copy = ZERO_COPY in scope.get("extensions", ())
     try:
-        if scope["method"] == "HEAD":
-            _send_start(send, 200, about.whole)
-            send(_body(b"", more=False))
-        elif b"range" not in fields or not _send_ranges(
-            file, about, fields, send, zero_copy
-        ):
-            _send_start(send, 200, about.whole)
-            _send_part(send, file, 0, about.size, more=False, zero_copy=zero_copy)
+        if method == "HEAD":
+            responder.begin(200, [*about.whole])
+            responder.write(b"", more=False)
+        elif b"range" not in fields or not _send_ranges(file, about, fields, responder):
+            responder.begin(200, [*about.whole])
+            _send_part(responder, file, 0, about.size, more=False)
     except _Shrunk:
         # Returned from now, the response lacks promised bytes: it is cut off.
         logger.warning("%r has shrunk while it was sent", file)
@@ -149,8 +170,7 @@ def _send_ranges(
     file: OpenFile,
     about: Representation,
     fields: Mapping[bytes, bytes],
-    send: Send,
-    zero_copy: bool,
+    responder: Responder,
 ) -> bool:
     """Answer with the ranges asked for; tell whether that has been done."""
     if not range_holds(fields, about.etag, about.modified):
@@ -160,42 +180,43 @@ def _send_ranges(
         return False
     if not ranges:
         none = (b"content-range", b"bytes */%d" % about.size)
-        headers = (none, *about.validators)
-        _send_plainly(send, 416, headers, b"Range Not Satisfiable\n")
+        _send_plainly(
+            responder, 416, (none, *about.validators), b"Range Not Satisfiable\n"
+        )
         return True
     if len(ranges) == 1:
         start, stop = ranges[0]
-        headers = (
+        headers = [
             (b"content-type", about.content_type),
             (b"content-length", b"%d" % (stop - start)),
             (b"content-range", content_range(ranges[0], about.size)),
             *about.validators,
             *about.content,
-        )
-        _send_start(send, 206, headers)
-        _send_part(send, file, start, stop - start, more=False, zero_copy=zero_copy)
+        ]
+        responder.begin(206, headers)
+        _send_part(responder, file, start, stop - start, more=False)
         return True
     if about.encoded:
         return False  # whether parts or their frame are encoded, nobody could say
     frame = make_multipart(ranges, about.size, about.content_type)
-    _send_multipart(send, file, about, frame, zero_copy)
+    _send_multipart(responder, file, about, frame)
     return True
 
 
 def _send_multipart(
-    send: Send, file: OpenFile, about: Representation, frame: Multipart, zero_copy: bool
+    responder: Responder, file: OpenFile, about: Representation, frame: Multipart
 ) -> None:
-    headers = (
+    headers = [
         (b"content-type", frame.content_type),
         (b"content-length", b"%d" % frame.length),
         *about.validators,
         *about.content,
-    )
-    _send_start(send, 206, headers)
+    ]
+    responder.begin(206, headers)
     for head, (start, stop) in frame.parts:
-        send(_body(head, more=True))
-        _send_part(send, file, start, stop - start, more=True, zero_copy=zero_copy)
-    send(_body(frame.end, more=False))
+        responder.write(head, more=True)
+        _send_part(responder, file, start, stop - start, more=True)
+    responder.write(frame.end, more=False)
 
 
 class _Shrunk(Exception):
@@ -203,7 +224,7 @@ class _Shrunk(Exception):
 
 
 def _send_part(
-    send: Send, file: OpenFile, offset: int, count: int, *, more: bool, zero_copy: bool
+    responder: Responder, file: OpenFile, offset: int, count: int, *, more: bool
 ) -> None:
     """
     Send ``count`` bytes of a file; blocks.
@@ -212,9 +233,8 @@ def _send_part(
         _Shrunk: If it has no longer so many.
 
     """
-    if zero_copy and count >= ZERO_COPY_FROM:
-        part = {"file": file, "offset": offset, "count": count, "more_body": more}
-        send({"type": ZERO_COPY, **part})
+    if responder.sends_files and count >= ZERO_COPY_FROM:
+        responder.write_file(file, offset, count, more)
         return
     fd = file.fileno()
     while True:
@@ -222,28 +242,19 @@ def _send_part(
         count -= len(data)
         if not data and count:
             raise _Shrunk
-        send(_body(data, more=more or count > 0))
+        responder.write(data, more=more or count > 0)
         if not count:
             return
         offset += len(data)
         gevent.sleep(0)  # a peer that is fast does not make others wait
 
 
-def _send_start(
-    send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...]
-) -> None:
-    """Send a head; its list is a new one, for middleware changes it in place."""
-    start = {"type": "http.response.start", "status": status, "headers": [*headers]}
-    send(start)
-
-
 def _send_plainly(
-    send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes
+    responder: Responder,
+    status: int,
+    headers: tuple[tuple[bytes, bytes], ...],
+    body: bytes,
 ) -> None:
     """Send a short text."""
-    _send_start(send, status, (_PLAIN, *headers))
-    send(_body(body, more=False))
-
-
-def _body(data: bytes, *, more: bool) -> Event:
-    return {"type": "http.response.body", "body": data, "more_body": more}
+    responder.begin(status, [_PLAIN, *headers])
+    responder.write(body, more=False)

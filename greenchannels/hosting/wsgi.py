@@ -14,52 +14,17 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import ConnectionBroken, ConnectionEnded
 from ..types import Receive, Scope, Send
 from .environ import environ_of
+from .responders import BLOCK, EventResponder, Responder
 
 Application: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 #: Bytes of a body that ``wsgi.input`` reads ahead.
 READ_AHEAD = 64 * 1024
-
-#: Bytes of a file that are sent at a time where the server cannot send it itself.
-BLOCK = 64 * 1024
-
-
-class Responder(Protocol):
-    """What an application's response is given to: the server's exchange."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether the head has been sent."""
-
-    def begin(
-        self,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
-        reason: str | None = None,
-    ) -> None:
-        """Say how the response begins."""
-
-    def take_back(self) -> None:
-        """Forget what ``begin`` said."""
-
-    def read(self) -> bytes:
-        """Return the next piece of the request's body, nothing at its end."""
-
-    def write(self, data: bytes, more: bool) -> None:
-        """Send a piece of the body."""
-
-    def write_out(self) -> None:
-        """Let what has been written leave now, unless it is all."""
-
-    def write_file(
-        self, file: Any, offset: int | None, count: int | None, more: bool
-    ) -> None:
-        """Send a part of a file."""
 
 
 class WSGIHost:
@@ -306,64 +271,3 @@ class Call:
             raise TypeError(f"a WSGI body is of bytes, not {type(data).__name__}")
         if not self._started:
             raise RuntimeError("the application did not call start_response")
-
-
-class EventResponder:
-    """A responder that speaks GSGI events, for applications behind middleware."""
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._start: tuple[int, list[tuple[bytes, bytes]]] | None = None
-        self._body_ended = False
-        self.begun = False
-
-    def begin(
-        self,
-        status: int,
-        headers: list[tuple[bytes, bytes]],
-        reason: str | None = None,
-    ) -> None:
-        """Keep it until the body begins."""
-        self._start = (status, headers)
-
-    def take_back(self) -> None:
-        """Forget what ``begin`` said."""
-        self._start = None
-
-    def read(self) -> bytes:
-        """Return the next piece of the body, nothing at its end; blocks."""
-        while not self._body_ended:
-            event = self._receive()
-            if event["type"] == "http.disconnect":
-                raise ConnectionBroken(reason="the peer has gone")
-            self._body_ended = not event.get("more_body", False)
-            if data := bytes(event.get("body", b"")):
-                return data
-        return b""
-
-    def write(self, data: bytes, more: bool) -> None:
-        """Send a piece of the body; blocks."""
-        if not self.begun:
-            assert self._start is not None
-            status, headers = self._start
-            self.begun = True
-            self._send(
-                {"type": "http.response.start", "status": status, "headers": headers}
-            )
-        self._send({"type": "http.response.body", "body": data, "more_body": more})
-
-    def write_out(self) -> None:
-        """Do nothing: what events say leaves at the end of the hub's turn."""
-
-    def write_file(
-        self, file: Any, offset: int | None, count: int | None, more: bool
-    ) -> None:
-        """Send the rest of a file, in pieces; blocks."""
-        while count != 0:
-            data = file.read(BLOCK if count is None else min(BLOCK, count))
-            if not data:
-                break
-            self.write(data, more=True)
-            count = None if count is None else count - len(data)
-        self.write(b"", more)

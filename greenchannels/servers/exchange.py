@@ -15,7 +15,6 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import getcurrent
 
 from ..errors import ConnectionEnded
 from ..text import printable
@@ -26,7 +25,6 @@ from .response import Response, ResponseError
 if TYPE_CHECKING:
     from .http import HTTPConnection
     from .server import Server
-    from .workers import Worker
 
 #: The status for a consumer that failed, by the error's number.
 _STATUS_OF_ERRNO = {errno.ENOSPC: 507, errno.EDQUOT: 507}
@@ -44,8 +42,6 @@ class Exchange(Response):
         request: The request.
 
     """
-
-    _worker: Worker | None = None
 
     def __init__(
         self, server: Server, connection: HTTPConnection, request: Request
@@ -88,14 +84,12 @@ class Exchange(Response):
             self._finish()
         elif not self._finished:
             self.connection.abort()
-        if self._worker is not None:
-            self._server.workers.kill(self._worker, self)
+        self._server.workers.kill(self)
 
     # The consumer's greenlet.
 
     def __call__(self) -> None:
         """Run the consumer; blocks until it has ended."""
-        self._worker = getcurrent()  # type: ignore[assignment]
         try:
             self._server.requests.serve(self.request, self)
         except ConnectionEnded as error:
@@ -104,7 +98,6 @@ class Exchange(Response):
         except (Exception, gevent.Timeout, SystemExit) as error:
             self._failed(error)
         finally:
-            self._worker = None
             if not self._finished:
                 self._incomplete()
 

@@ -138,9 +138,35 @@ class HTTPConnection:
 
     def data_received(self, buffer: bytearray, size: int) -> None:
         """Parse, and do what can be done now."""
-        if not self._closing:
-            self._unparsed += memoryview(buffer)[:size]
+        if self._closing:
+            return
+        data = bytes(memoryview(buffer)[:size])
+        if self._exchange or self._events or self._unparsed or size > HEADS_AT_A_TIME:
+            self._unparsed += data
             self._go_on()
+            return
+        events = self._parser.receive_data(data)
+        if len(events) == 2 and type(events[0]) is Request and not self._parser.error:
+            # All there is to most of what comes: one request, and its end.
+            end = events[1]
+            if type(end) is RequestEnd:
+                self._serve_whole(events[0])
+                return
+        events.reverse()
+        self._events = events
+        self._go_on()
+
+    def _serve_whole(self, request: Request) -> None:
+        """Serve a request without a body behind which nothing has come."""
+        self._awaited = None
+        exchange = self._exchange = Exchange(self._server, self, request)
+        self._working = True
+        try:
+            self._server.workers.run(exchange)
+        finally:
+            self._working = False
+        if not self._closing and self._parser.in_head:
+            self._settle()
 
     def eof_received(self) -> None:
         """The peer sends no more; it may still read an answer."""

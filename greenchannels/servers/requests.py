@@ -17,7 +17,7 @@ from ..types import Scope
 from ..wire.http1 import Request
 from .exchange import Exchange
 from .proxies import Peer
-from .scopes import HTTP_EXTENSIONS, http_scope, put_below, split_host
+from .scopes import http_scope, put_below, split_host
 
 if TYPE_CHECKING:
     from .server import Server
@@ -53,14 +53,9 @@ class Requests:
         elif route.kind == "wsgi":
             route.target.serve(exchange, self._environ(request, exchange, match))
         else:
-            scope = {
-                "type": "http",
-                "method": request.method,
-                "headers": request.headers,
-                "extensions": HTTP_EXTENSIONS,
-                "url_route": {"kwargs": {"path": match.rest}, "file": match.file},
-            }
-            route.target(scope, exchange.receive, exchange.send)
+            route.target.serve(
+                exchange, request.method, request.headers, match.rest, match.file
+            )
 
     def _scope(self, request: Request, exchange: Exchange) -> Scope:
         scope = http_scope(request, self._peer(request, exchange), self._options)

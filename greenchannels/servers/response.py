@@ -44,6 +44,9 @@ class Response(RequestBody):
     Whoever is it as well says by ``_finish`` what follows a complete response.
     """
 
+    #: Whether ``write_file`` leaves a file to the kernel, or to TLS.
+    sends_files = True
+
     #: Whether the connection has gone.
     _ended = False
     _start: tuple[int, Headers, str | None] | None = None
@@ -151,8 +154,15 @@ class Response(RequestBody):
         """Return head and data of a response about which nothing is special."""
         assert self._start is not None
         status, headers, reason = self._start
-        plain = self._is_plain and not self._trailers
-        if not plain or status in NO_BODY or self.request.method == "HEAD":
+        if (
+            not self._keep_alive
+            or not self.body_complete
+            or self._server.draining
+            or self._trailers
+            or status in NO_BODY
+            or self.request.method == "HEAD"
+            or self.request.http_version != "1.1"
+        ):
             return None
         line, date = encode_status_line(status, reason), self._server.date_field()
         output = join_response(line, headers, date, length, data)

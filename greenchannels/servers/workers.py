@@ -95,9 +95,9 @@ class Workers:
         worker.switch()
         return worker
 
-    def kill(self, worker: Worker, task: Task) -> None:
+    def kill(self, task: Task) -> None:
         """Raise GreenletExit in ``task``, unless it has ended; never blocks."""
-        self.hub.loop.run_callback(self._throw, worker, task)
+        self.hub.loop.run_callback(self._throw, task)
 
     def close(self) -> None:
         """Let the idle ones end, as soon as the hub has a turn."""
@@ -106,6 +106,7 @@ class Workers:
             self.hub.loop.run_callback(worker.switch)
         self.idle.clear()
 
-    def _throw(self, worker: Worker, task: Task) -> None:
-        if worker.task == task:
-            worker.throw(GreenletExit)
+    def _throw(self, task: Task) -> None:
+        for worker in self.busy:
+            if worker.task == task:
+                worker.throw(GreenletExit)

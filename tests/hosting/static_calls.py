@@ -4,7 +4,8 @@ import pytest
 
 from greenchannels import include, static
 from greenchannels.hosting import representations
-from greenchannels.hosting.files import ZERO_COPY, Folder
+from greenchannels.hosting.files import Folder
+from greenchannels.hosting.responders import ZERO_COPY
 
 #: For ``parametrize``: how the server is to send files.
 WAYS = [pytest.param(True, id="zero copy"), pytest.param(False, id="read")]

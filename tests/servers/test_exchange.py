@@ -315,3 +315,32 @@ def test_what_is_pipelined_behind_a_refused_body_is_never_served(serve):
     client.half_close()
     assert client.rest() == b""
     assert served == []
+
+
+def test_a_head_that_begins_behind_a_request_must_end_in_time(serve):
+    """Although the connection might rest much longer between two requests."""
+    running = serve(
+        [http("/", lambda request: "page")],
+        timeouts=Timeouts(head_timeout=0.1, keep_alive=60.0),
+    )
+    client = running.client()
+    client.send(HELLO + HELLO[:10])
+    assert client.response().body == b"page"
+    assert client.response().status == 408
+
+
+def test_a_request_behind_one_that_waits_is_served_when_its_turn_comes(serve):
+    """It came while the first was being served."""
+    go = Event()
+
+    def view(request):
+        if request.path == "/slow":
+            go.wait()
+        return request.path
+
+    client = serve([http("/<name>", lambda request, name: view(request))]).client()
+    client.send(HELLO.replace(b"/ ", b"/slow "))
+    client.send(HELLO.replace(b"/ ", b"/fast "))
+    assert client.silent()
+    go.set()
+    assert [client.response().body for _ in range(2)] == [b"/slow", b"/fast"]

@@ -89,10 +89,10 @@ def test_only_the_task_meant_is_killed(workers):
     run(workers, first)
     run(workers, second)
     assert seen[0] is seen[1]
-    workers.kill(seen[0], first)
+    workers.kill(first)
     gevent.sleep(0)
     assert seen[2:] == []
-    workers.kill(seen[0], second)
+    workers.kill(second)
     until(lambda: seen[2:] == ["killed"])
     until(lambda: seen[0].dead)
     run(workers, first)
