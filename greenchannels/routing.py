@@ -145,10 +145,13 @@ class Route:
     origins: tuple[str, ...] | None = None
     subprotocols: tuple[str, ...] = ()
 
-    @property
-    def direct(self) -> bool:
-        """Whether the target can be given the server's own object, without GSGI."""
-        return self.kind in DIRECT and not self.middleware
+    #: Whether the target can be given the server's own object, without GSGI.
+    direct: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note what is asked for at each request."""
+        direct = self.kind in DIRECT and not self.middleware
+        object.__setattr__(self, "direct", direct)
 
 
 @dataclass(frozen=True, slots=True)

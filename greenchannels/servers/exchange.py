@@ -19,12 +19,10 @@ import gevent
 from ..errors import ConnectionEnded
 from ..text import printable
 from ..types import Event, Headers
-from ..wire.http1 import Request
 from .response import Response, ResponseError
 
 if TYPE_CHECKING:
-    from .http import HTTPConnection
-    from .server import Server
+    pass
 
 #: The status for a consumer that failed, by the error's number.
 _STATUS_OF_ERRNO = {errno.ENOSPC: 507, errno.EDQUOT: 507}
@@ -42,13 +40,6 @@ class Exchange(Response):
         request: The request.
 
     """
-
-    def __init__(
-        self, server: Server, connection: HTTPConnection, request: Request
-    ) -> None:
-        super().__init__(server, connection, request)
-        if server.access_log.enabled:
-            self._started_at = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<{self.request.method} {printable(self.request.path)}>"

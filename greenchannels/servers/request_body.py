@@ -4,6 +4,7 @@ The request's half of an exchange: its body, from the connection to the consumer
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from gevent import getcurrent
@@ -57,6 +58,10 @@ class RequestBody:
         self._server = server
         self.connection = connection
         self.request = request
+        #: Whether the connection outlives this.
+        self._keep_alive = request.keep_alive
+        if server.access_log.enabled:
+            self._started_at = time.monotonic()
         if request.content_length or request.chunked:
             self.body_complete = False
             self._body = []

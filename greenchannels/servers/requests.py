@@ -40,7 +40,9 @@ class Requests:
 
     def serve(self, request: Request, exchange: Exchange) -> None:
         """Run the consumer of one request, in its greenlet."""
-        path = route_path(request, self._options.root_path)
+        path = request.path
+        if self._options.root_path:
+            path = route_path(request, self._options.root_path)
         match = self._router.find("http", request.method, path)
         if type(match) is NoMatch:
             refuse(self._scope(request, exchange), exchange.send, match)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..errors import ConnectionBroken
 from ..options import OWN_BUFFER
 from ..types import Headers
-from ..wire.http1 import LAST_CHUNK, Request, encode_chunk
+from ..wire.http1 import LAST_CHUNK, encode_chunk
 from ..wire.response import encode_fields, encode_status_line, join_response
 from .request_body import RequestBody
 
 if TYPE_CHECKING:
-    from .http import HTTPConnection
-    from .server import Server
+    pass
 
 #: Statuses whose responses have no body (RFC 9110, section 6.4.1).
 NO_BODY = frozenset({204, 304})
@@ -57,12 +56,6 @@ class Response(RequestBody):
     #: Body bytes that Content-Length still promises; ``None`` without.
     _left: int | None = None
     _sent = 0
-
-    def __init__(
-        self, server: Server, connection: HTTPConnection, request: Request
-    ) -> None:
-        super().__init__(server, connection, request)
-        self._keep_alive = request.keep_alive
 
     def _finish(self) -> None:
         """The response is complete, or never will be."""

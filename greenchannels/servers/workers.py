@@ -54,6 +54,8 @@ class Worker(Greenlet):  # type: ignore[type-arg]
                     wait()
         finally:
             workers.all.discard(self)
+            if self in idle:
+                idle.remove(self)  # somebody has killed it
 
 
 class Workers:
@@ -85,11 +87,9 @@ class Workers:
 
     def run(self, task: Task) -> Worker:
         """Run ``task`` in a worker, at once, until it waits or ends. Hub only."""
-        while self.idle:
+        if self.idle:
             worker = self.idle.pop()
-            if not worker.dead:
-                worker.task = task
-                break
+            worker.task = task
         else:
             worker = Worker(self, task)
         worker.switch()

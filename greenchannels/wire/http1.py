@@ -338,7 +338,10 @@ class RequestParser:
 
     def _end_request(self, end: RequestEnd, events: list[Event]) -> None:
         events.append(end)
-        self._advance(State.HEAD if self._keep_alive else State.ENDED)
+        if not self._keep_alive:
+            self._advance(State.ENDED)
+        elif self.state is not State.HEAD:
+            self._advance(State.HEAD)
 
     def _read_body(self, data: bytes, events: list[Event]) -> bytes:
         piece = data[: self._remaining]
