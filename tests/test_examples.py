@@ -36,9 +36,10 @@ class Server:
 
     """
 
-    def __init__(self, example, folder, port=0):
+    def __init__(self, example, folder, port=0, options=()):
         self.output = folder / "server.log"
-        command = ["run", f"examples.{example}:routing", "--port", str(port)]
+        app = f"examples.{example}:routing"
+        command = ["run", app, "--port", str(port), *options]
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "greenchannels", *command],

@@ -30,7 +30,7 @@ daemon off;
 worker_processes 1;
 pid %(folder)s/pid;
 error_log %(folder)s/error.log;
-events { worker_connections 64; }
+events { worker_connections 512; }
 %(stream)s
 http {
     access_log off;
