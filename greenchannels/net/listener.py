@@ -23,6 +23,9 @@ from .reactor import Reactor
 #: Connections that the kernel may hold before they are accepted.
 BACKLOG = 2048
 
+#: Seconds that the kernel waits longer for an acknowledgement than we do.
+USER_TIMEOUT_MARGIN = 5.0
+
 #: Connections accepted in one turn of the hub.
 ACCEPTS_PER_TURN = 64
 
@@ -187,7 +190,8 @@ def _set_inherited(sock: RawSocket, write_timeout: float | None) -> None:
     sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
     user_timeout = getattr(stdlib_socket, "TCP_USER_TIMEOUT", None)
     if user_timeout is not None and write_timeout is not None:
-        milliseconds = max(1, int(write_timeout * 1000))
+        # Later than the transport's own timeout, whose reset the peer hears of.
+        milliseconds = int((write_timeout + USER_TIMEOUT_MARGIN) * 1000)
         sock.setsockopt(stdlib_socket.IPPROTO_TCP, user_timeout, milliseconds)
 
 
