@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from _socket import socket as RawSocket
@@ -157,14 +158,18 @@ def choose(values: dict[str, Any], activated: list[InheritedBind]) -> list[Bind]
     named = values["host"] is not None or values["port"] is not None
     if binds and named:
         raise click.UsageError("--host and --port do not go with --bind")
-    if values["unix"]:
+    for name in ("unix", "host"):
+        if values[name] == "":
+            raise click.UsageError(f"--{name} is empty")
+    if values["unix"] is not None:
         binds.append(UnixBind(values["unix"]))
     if values["fd"] is not None:
         binds.append(InheritedBind(values["fd"]))
     if binds or (activated and not named):
         return binds or list(activated)
     port = DEFAULT_PORT if values["port"] is None else values["port"]
-    return [TCPBind(values["host"] or DEFAULT_HOST, port)]
+    host = DEFAULT_HOST if values["host"] is None else values["host"]
+    return [TCPBind(host, port)]
 
 
 def bind_each(
@@ -189,6 +194,9 @@ def bind_each(
                 socks += _bind(bind, write_timeout, unix_mode)
             except OSError as error:
                 raise BindError(bind, error) from error
+            except UnicodeError as error:  # of the codec for names of hosts
+                wrong = OSError(errno.EINVAL, "this cannot be the name of a host")
+                raise BindError(bind, wrong) from error
     except BaseException:
         for sock in socks:
             close_listening(sock)
@@ -203,6 +211,7 @@ def _bind(
         return [bind_unix(bind.path, unix_mode)]
     if isinstance(bind, InheritedBind):
         return [adopt(bind.fd, write_timeout=write_timeout)]
+    bind.host.encode("idna")  # the resolver's thread would print its own traceback
     return bind_all(bind.host, bind.port, write_timeout=write_timeout)
 
 

@@ -150,6 +150,8 @@ def serve(
     """Serve until a signal, drain, and return the exit code."""
     stop = Event()
     signals = [signal.SIGTERM, signal.SIGINT]
+    if certificates is None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)  # the terminal has gone
     handlers = [gevent.signal_handler(number, _on_signal, stop) for number in signals]
     if certificates is not None:
         handlers.append(reload_on_hangup(certificates))

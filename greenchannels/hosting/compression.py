@@ -261,7 +261,7 @@ class Outgoing:
         self._count(len(data), more)
         if self._is_head:
             self._send_head(event, more)
-        elif self._start is not None and not more and len(data) <= WHOLE:
+        elif self._start is not None and not more and self._fits(data):
             body = b"".join(self._pieces(data, more))
             assert self._start is not None
             length = (b"content-length", b"%d" % len(body))
@@ -276,6 +276,11 @@ class Outgoing:
                 self._send({**event, "body": piece, "more_body": True})
             if not more:
                 self._send({**event, "body": b""})
+
+    def _fits(self, data: bytes) -> bool:
+        """Whether a whole body can be sent as one, with its length."""
+        assert self._start is not None
+        return len(data) <= WHOLE and not self._start.get("trailers", False)
 
     def _send_head(self, event: Event, more: bool) -> None:
         """Send what a GET's response would begin with; its length is not known."""

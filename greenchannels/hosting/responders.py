@@ -30,6 +30,10 @@ class Responder(Protocol):
     def begun(self) -> bool:
         """Whether the head has been sent."""
 
+    @property
+    def wants_body(self) -> bool:
+        """Whether what is written of a body goes anywhere."""
+
     def begin(
         self,
         status: int,
@@ -71,6 +75,7 @@ class EventResponder:
         self, receive: Receive, send: Send, *, sends_files: bool = False
     ) -> None:
         self.sends_files = sends_files
+        self.wants_body = True
         self._receive = receive
         self._send = send
         self._start: tuple[int, list[tuple[bytes, bytes]]] | None = None

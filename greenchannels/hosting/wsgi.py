@@ -241,6 +241,8 @@ class Call:
             return
         for data in result:
             self.write(data)
+            if not self._responder.wants_body:
+                break  # HEAD: it may go on for ever
         self._check(b"")
         self._responder.write(b"", more=False)
 

@@ -14,6 +14,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -180,7 +181,7 @@ send_queue(Outlet *self)
     Py_ssize_t count = PyList_GET_SIZE(self->queue), i;
     int flags = MSG_NOSIGNAL | (self->closing || self->more ? MORE_FOLLOWS : 0);
 
-    if (count == 1) {
+    if (count == 1 && PyBytes_Check(PyList_GET_ITEM(self->queue, 0))) {
         PyObject *frame = PyList_GET_ITEM(self->queue, 0);
         return send(self->fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame),
                     flags);
@@ -472,12 +473,15 @@ accept_connection(PyObject *Py_UNUSED(module), PyObject *number)
 {
     struct sockaddr_storage peer;
     socklen_t size = sizeof peer;
-    int fd = (int)PyLong_AsLong(number);
+    long listening = PyLong_AsLong(number);
+    int fd;
 
-    if (fd == -1 && PyErr_Occurred())
+    if (listening == -1 && PyErr_Occurred())
         return NULL;
+    if (listening < 0 || listening > INT_MAX)
+        return PyErr_Format(PyExc_ValueError, "%ld is no descriptor", listening);
     memset(&peer, 0, sizeof peer);
-    fd = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    fd = accept4((int)listening, (struct sockaddr *)&peer, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ||
             errno == ECONNABORTED)

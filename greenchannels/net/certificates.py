@@ -147,6 +147,8 @@ def load_chain(context: ssl.SSLContext, chain: str, key: str | None) -> None:
         else:
             text = f"{chain} cannot be used: {_reason(error)}"
         raise ConfigurationError(text) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {chain}: {error.strerror}") from error
 
 
 def load_authorities(context: ssl.SSLContext, path: str) -> None:

@@ -192,6 +192,7 @@ def _set_inherited(sock: RawSocket, write_timeout: float | None) -> None:
     if user_timeout is not None and write_timeout is not None:
         # Later than the transport's own timeout, whose reset the peer hears of.
         milliseconds = int((write_timeout + USER_TIMEOUT_MARGIN) * 1000)
+        milliseconds = min(milliseconds, 2**31 - 1)
         sock.setsockopt(stdlib_socket.IPPROTO_TCP, user_timeout, milliseconds)
 
 

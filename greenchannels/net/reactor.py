@@ -31,6 +31,9 @@ WRITES_PER_TURN = 1024
 #: Seconds that slices may take of one turn.
 SLICE_TIME = 0.004
 
+#: Seconds to sleep for the hub to look at all sockets once; for 0 it would not.
+ONE_TURN = 1e-6
+
 logger = logging.getLogger("greenchannels.net")
 
 

@@ -27,7 +27,7 @@ from gevent import getcurrent
 
 from .clock import Alarm
 from .outlet import MAX_VECTORS, Outlet
-from .reactor import Reactor
+from .reactor import ONE_TURN, Reactor
 
 #: Bytes of a file that are sent in one system call.
 FILE_AT_A_TIME = 1024 * 1024
@@ -261,7 +261,7 @@ class Transport(Outlet):
                 break
             sent += taken
             if taken == asked and sent < count:
-                gevent.sleep(0)  # others want to send, too
+                gevent.sleep(ONE_TURN)  # others want to send, too
         return sent
 
     def _wait_until_writable(self) -> None:

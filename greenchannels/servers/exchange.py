@@ -70,6 +70,7 @@ class Exchange(Response):
     def refuse(self, status: int) -> None:
         """Answer instead of the consumer, if it has not begun to; then close."""
         self._keep_alive = False
+        self._refused = True
         if not self._status and not self._ended:
             self._answer_plainly(status)
             self._finish()
@@ -114,8 +115,10 @@ class Exchange(Response):
         elif not self._has_body or self._left == 0:
             self._finish()  # the peer has all it was promised
         else:
+            self._keep_alive = False
             self.connection.transport.write_now()
             self.connection.abort()
+            self._finish()
 
     def send(self, event: Event) -> None:
         """
@@ -130,7 +133,10 @@ class Exchange(Response):
             trailers = bool(event.get("trailers", False))
             self.begin(event["status"], _fields(event), trailers=trailers)
         elif kind == "http.response.body":
-            self.write(event.get("body", b""), event.get("more_body", False))
+            body = event.get("body", b"")
+            if type(body) is not bytes:
+                body = bytes(body)  # len() would count a memoryview's items
+            self.write(body, event.get("more_body", False))
         elif kind == "http.response.zerocopysend":
             self.write_file(
                 event["file"],

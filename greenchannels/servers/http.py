@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 #: Body bytes that wait for the consumer before reading stops.
 MAX_WAITING_BODY = 64 * 1024
 
-#: Bytes of heads that are parsed at a time: a buffer full of small requests would
-#: keep the hub for tens of milliseconds.
+#: Bytes of heads, or of chunks, that are parsed at a time: a buffer full of small
+#: ones would keep the hub for tens of milliseconds.
 HEADS_AT_A_TIME = 8 * 1024
+
+#: What parsing as many bytes of chunks takes of a turn, in requests.
+COST_OF_CHUNKS = 32
 
 #: Requests of one connection that are begun in one turn of the hub.
 REQUESTS_PER_TURN = 32
@@ -208,12 +211,20 @@ class HTTPConnection:
 
     def _hand_out(self) -> None:
         left = REQUESTS_PER_TURN
-        while not self._closing and (self._events or self._parse()):
+        while not self._closing:
+            if not self._events:
+                if left <= 0 and self._unparsed:
+                    self._server.reactor.next_turn(self._next)
+                    return
+                if self._parser.state is State.CHUNKS:
+                    left -= COST_OF_CHUNKS
+                if not self._parse():
+                    return
             if type(self._events[-1]) is not Request:
                 self._give(self._events.pop())
             elif self._exchange is not None:
                 return
-            elif left == 0:
+            elif left <= 0:
                 self._server.reactor.next_turn(self._next)
                 return
             else:
@@ -225,10 +236,9 @@ class HTTPConnection:
         parser = self._parser
         while self._unparsed and not self._events and parser.error is None:
             data = self._unparsed
-            if len(data) > HEADS_AT_A_TIME and parser.state is State.HEAD:
-                data, self._unparsed = data[:HEADS_AT_A_TIME], data[HEADS_AT_A_TIME:]
-            else:
-                self._unparsed = b""
+            size = max(HEADS_AT_A_TIME, parser.body_left)
+            self._unparsed = data[size:]
+            data = data[:size]
             self._events = parser.receive_data(data)
             self._events.reverse()
         return bool(self._events)
@@ -265,7 +275,7 @@ class HTTPConnection:
             if exchange is not None:
                 self._awaited = None
                 exchange.body_ended(event)
-            elif self._awaited is Awaited.BODY:
+            else:
                 self._wait_for_request()
 
     def body_taken(self) -> None:

@@ -51,6 +51,7 @@ class RequestBody:
     #: The status of a response that has been begun to be sent, else 0.
     _status = 0
     _waiter: Any = None
+    _waking = False
 
     def __init__(
         self, server: Server, connection: HTTPConnection, request: Request
@@ -89,10 +90,12 @@ class RequestBody:
         return self._status != 0 and self._server.draining
 
     def _wake(self) -> None:
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waking:
+            self._waking = True
             self._server.reactor.loop.run_callback(self._switch)
 
     def _switch(self) -> None:
+        self._waking = False
         if self._waiter is not None:
             self._waiter.switch()
 

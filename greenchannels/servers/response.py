@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import gevent
+
 from ..errors import ConnectionBroken
+from ..net.reactor import ONE_TURN
 from ..options import OWN_BUFFER
 from ..types import Headers
 from ..wire.http1 import LAST_CHUNK, encode_chunk
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Statuses whose responses have no body (RFC 9110, section 6.4.1).
 NO_BODY = frozenset({204, 304})
+
+#: Pieces of a body after which others get a turn.
+PIECES_AT_A_TIME = 32
 
 #: Bytes of a body nobody reads that are discarded to keep the connection.
 MAX_DISCARDED = 64 * 1024
@@ -56,6 +62,9 @@ class Response(RequestBody):
     #: Body bytes that Content-Length still promises; ``None`` without.
     _left: int | None = None
     _sent = 0
+    _pieces = 0
+    #: Whether the server has answered in the consumer's place.
+    _refused = False
 
     def _finish(self) -> None:
         """The response is complete, or never will be."""
@@ -80,6 +89,8 @@ class Response(RequestBody):
 
         """
         self._check_alive()
+        if not 200 <= status <= 999:
+            raise ResponseError(f"{status} is no final status")
         if self._start is not None:
             raise ResponseError("the response has been started already")
         self._start = (status, headers, reason)
@@ -104,7 +115,8 @@ class Response(RequestBody):
 
     def write(self, data: bytes, more: bool) -> None:
         """Send a piece of the body; blocks while 64 KiB wait for the peer."""
-        if self._ended or self._finished or self._start is None:
+        transport = self.connection.transport
+        if transport.ended or self._finished or self._start is None:
             self._refuse_to_write()
         if not more and not self._status and self._send_whole(data):
             return
@@ -120,11 +132,20 @@ class Response(RequestBody):
                 output += data
         self._status = self._start[0]
         self._sent += len(data)
-        waiting = self.connection.transport.push(output) if output else 0
+        waiting = transport.push(output) if output else 0
         if not more and not self._trailers:
             self._end_body()
         if waiting > OWN_BUFFER:
             self._wait_for_room()
+        elif more:
+            self._pieces += 1
+            if self._pieces % PIECES_AT_A_TIME == 0:
+                gevent.sleep(ONE_TURN)
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether what is written of a body goes anywhere: not for HEAD."""
+        return self._has_body or not self._status
 
     def write_out(self) -> None:
         """Let what has been written leave now, unless it is all; never blocks."""
@@ -167,6 +188,8 @@ class Response(RequestBody):
     def _wait_for_room(self) -> None:
         transport = self.connection.transport
         transport.write_now()
+        if transport.own <= OWN_BUFFER:
+            gevent.sleep(ONE_TURN)  # the peer is fast: others want to run, too
         while transport.own > OWN_BUFFER and not transport.closed:
             transport.wait_for_progress()
 
@@ -183,7 +206,8 @@ class Response(RequestBody):
             more: Whether more of the body follows.
 
         """
-        if self._ended or self._finished or self._start is None:
+        ended = self.connection.transport.ended
+        if ended or self._finished or self._start is None:
             self._refuse_to_write()
         fd = file.fileno()
         start, size = file_part(fd, offset, count)
@@ -232,8 +256,10 @@ class Response(RequestBody):
         raise ResponseError("the file has shrunk while it was sent")
 
     def _check_alive(self) -> None:
-        if self._ended:
+        if self._ended or self.connection.transport.ended:
             raise ConnectionBroken(reason="the peer has gone", source=self)
+        if self._refused:
+            raise ConnectionBroken(reason="the request has been refused", source=self)
 
     def _refuse_to_write(self) -> NoReturn:
         self._check_alive()
@@ -250,7 +276,7 @@ class Response(RequestBody):
         """Send the fields behind a chunked body, if ``begin`` announced them."""
         if not self._trailers or not self._status:
             raise ResponseError("trailers were not announced, or come before the body")
-        if self._ended or self._finished:
+        if self.connection.transport.ended or self._finished:
             self._refuse_to_write()
         if self._chunked and self._has_body:
             lines = encode_fields(fields)
@@ -297,6 +323,8 @@ class Response(RequestBody):
             return b""
         more = more or self._trailers
         if length is not None:
+            if not length.isdigit():
+                raise ResponseError(f"{length!r} is no Content-Length")
             self._left = int(length)
         elif not more:
             self._left = size

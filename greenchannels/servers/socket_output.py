@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import logging
 
+import gevent
+
 from ..close_codes import TRY_LATER
 from ..layers.codec import Broadcast, Kind, read_close
+from ..net.reactor import ONE_TURN
 from ..net.transport import SharedFrame
 from ..options import OWN_BUFFER
 from ..types import Data
@@ -59,6 +62,8 @@ class SocketOutput(SocketReceiving):
         """Block until own output fits the buffer again, or the socket has ended."""
         transport = self._transport
         transport.write_now()
+        if transport.own <= OWN_BUFFER:
+            gevent.sleep(ONE_TURN)  # the peer is fast: others want to run, too
         while transport.own > OWN_BUFFER and self._error is None:
             transport.wait_for_progress()
         self._check_alive()

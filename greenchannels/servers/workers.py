@@ -8,6 +8,7 @@ wait for the next task. Each task runs in a fresh copy of the server's context.
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -41,6 +42,7 @@ class Worker(Greenlet):  # type: ignore[type-arg]
     def _run(self) -> None:
         workers = self._workers
         idle, wait = workers.idle, workers.hub.switch
+        references = sys.getrefcount(self)
         try:
             while self.task is not None:
                 try:
@@ -49,6 +51,8 @@ class Worker(Greenlet):  # type: ignore[type-arg]
                     self.task = None
                 if workers.closed or len(idle) >= MAX_IDLE:
                     return
+                if sys.getrefcount(self) > references:
+                    return  # a timeout or a kill, perhaps, that is still to come
                 idle.append(self)
                 while self.task is None and not workers.closed:
                     wait()

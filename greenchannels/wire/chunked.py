@@ -76,6 +76,11 @@ class ChunkedDecoder:
         """Whether the body has come to its end."""
         return self._state is _State.DONE
 
+    @property
+    def left(self) -> int:
+        """Bytes that the current chunk still lacks."""
+        return self._remaining
+
     def receive_data(self, data: bytes, pieces: list[bytes]) -> bytes:
         """
         Decode ``data``; return what is behind the end of the body.

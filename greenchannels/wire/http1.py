@@ -170,6 +170,11 @@ class RequestParser:
         """Whether some bytes of a head have come, but not its end."""
         return self.state is State.HEAD and len(self._buffer) > 0
 
+    @property
+    def body_left(self) -> int:
+        """Bytes that the body, or its current chunk, still lacks."""
+        return self._remaining if self._chunks is None else self._chunks.left
+
     def receive_data(self, data: bytes) -> list[Event]:
         """
         Take input; return what it completes, in order.
@@ -359,7 +364,9 @@ class RequestParser:
         try:
             data = chunks.receive_data(data, pieces)
         finally:
-            events += map(BodyChunk, pieces)
+            if pieces:
+                whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                events.append(BodyChunk(whole))
         if chunks.done:
             self._llhttp.feed_data(LAST_CHUNK)  # which has not seen the others
             self._chunks = None

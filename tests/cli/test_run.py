@@ -561,3 +561,35 @@ def test_a_broken_pipe_for_the_access_log_does_not_stop_the_service(run):
     server.signal(signal.SIGTERM)
     with server.process.stderr:
         assert server.process.wait(timeout=20) == 0
+
+
+def test_a_hangup_drains_where_there_are_no_certificates(run):
+    """The terminal has gone; nobody would end it otherwise."""
+    server = run()
+    with opened(server.address(), "/"):
+        server.signal(signal.SIGHUP)
+        server.wait_for(rb"Stopping")
+    code, _, _ = server.end()
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (["--bind", "x..y:80"], 1, "this cannot be the name of a host"),
+        (["--bind", "a" * 64 + ".example:80"], 1, "this cannot be the name of a host"),
+        (["--host", ""], 2, "--host is empty"),
+        (["--unix", ""], 2, "--unix is empty"),
+    ],
+)
+def test_addresses_that_are_none_are_explained(run, arguments, code, says):
+    """In one line."""
+    found, _, error = run(*arguments, port=None).end()
+    assert found == code
+    assert says in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_very_long_write_timeout_is_no_problem(run):
+    """Longer than the kernel can count in milliseconds."""
+    assert run("--write-timeout", "99999999").address()

@@ -11,7 +11,7 @@ from tests.servers.harness import request, until
 HELLO = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def http_only(consumer):
+def http_only(consumer, path="/"):
     """Return a routing for a consumer that serves no lifespan."""
 
     def guarded(scope, receive, send):
@@ -19,7 +19,7 @@ def http_only(consumer):
             raise ValueError("HTTP only")
         consumer(scope, receive, send)
 
-    return [gsgi("/", guarded)]
+    return [gsgi(path, guarded)]
 
 
 def start(send, status=200, headers=(), **more):
@@ -344,3 +344,129 @@ def test_a_request_behind_one_that_waits_is_served_when_its_turn_comes(serve):
     assert client.silent()
     go.set()
     assert [client.response().body for _ in range(2)] == [b"/slow", b"/fast"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_consumer_that_never_stops_sending_stops_nobody_else(serve, method, leaves):
+    """It ends when its peer has gone; until then others have their turns."""
+    ended = Event()
+
+    def consumer(scope, receive, send):
+        if scope["path"] == "/other":
+            start(send)
+            body(send, b"other")
+            return
+        start(send)
+        try:
+            while True:
+                body(send, b"x" * 100, more=True)
+        finally:
+            ended.set()
+
+    running = serve(http_only(consumer, "/<name>"))
+    client = running.client()
+    client.send(request("/endless", method))
+    client.read_until(b"\r\n\r\n")
+    reader = gevent.spawn(client.ended, 30)
+    for _ in range(3):
+        assert running.get("/other").body == b"other"
+    if leaves:
+        reader.kill()
+        client.reset()
+    else:
+        client.half_close()
+        running.server.connections[next(iter(running.server.connections))].abort()
+    assert ended.wait(10)
+    reader.kill()
+
+
+def test_tiny_chunks_do_not_hold_up_others(serve):
+    """They are parsed a few thousand at a time."""
+    seen = []
+
+    def consumer(scope, receive, send):
+        if scope["method"] == "POST":
+            while (event := receive())["more_body"]:
+                seen.append(len(event["body"]))
+            seen.append(len(event["body"]))
+        start(send)
+        body(send, str(sum(seen)).encode())
+
+    running = serve(http_only(consumer))
+    client, other = running.client(), running.client()
+    client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\na\r\n" * 40_000
+    )
+    other.send(HELLO)
+    assert int(other.response().body) < 40_000
+    client.send(b"0\r\n\r\n")
+    assert client.response(seconds=30).body == b"40000"
+
+
+@pytest.mark.parametrize("status", [100, 101, 199, 0, 1000])
+def test_no_consumer_sends_an_interim_status_as_its_answer(serve, status):
+    """The client would wait for another one."""
+
+    def consumer(scope, receive, send):
+        start(send, status)
+        body(send, b"x")
+
+    assert serve(http_only(consumer)).get().status == 500
+
+
+@pytest.mark.parametrize("data", [bytearray(b"abcd"), memoryview(b"abcd").cast("H")])
+@pytest.mark.parametrize("more", [False, True])
+def test_bodies_may_be_other_buffers(serve, data, more):
+    """They count by their bytes."""
+
+    def consumer(scope, receive, send):
+        start(send)
+        body(send, data, more)
+        if more:
+            body(send)
+
+    assert serve(http_only(consumer)).get().body == b"abcd"
+
+
+@pytest.mark.parametrize(
+    "rest", [b"zz\r\n", b"5\r\nab"], ids=["malformed", "stalled for too long"]
+)
+def test_a_refused_body_ends_its_consumer_quietly(serve, rest, caplog):
+    """It is the peer's fault: there is no traceback."""
+    ended = Event()
+
+    def consumer(scope, receive, send):
+        try:
+            while receive()["type"] == "http.request":
+                pass
+            start(send)
+            body(send)
+        finally:
+            ended.set()
+
+    running = serve(http_only(consumer), timeouts=Timeouts(body_timeout=0.1))
+    client = running.client()
+    client.send(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + rest
+    )
+    assert client.response().status in (400, 408)
+    assert ended.wait(5)
+    gevent.sleep(0)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_response_that_is_cut_is_in_the_access_log(serve):
+    """With what was sent of it."""
+
+    def consumer(scope, receive, send):
+        start(send)
+        body(send, b"abc", more=True)
+        raise LookupError("half way")
+
+    running = serve(http_only(consumer))
+    client = running.client()
+    client.send(HELLO)
+    client.ended()
+    assert '"GET / HTTP/1.1" 200 3' in running.access.getvalue()

@@ -1,6 +1,7 @@
 """Workers: greenlets that run one consumer after another."""
 
 import contextvars
+import weakref
 
 import gevent
 import gevent.event
@@ -34,7 +35,7 @@ def test_a_worker_is_used_again(workers):
     """By the next task."""
     seen = []
     for _ in range(3):
-        run(workers, lambda: seen.append(getcurrent()))
+        run(workers, lambda: seen.append(weakref.ref(getcurrent())))
     assert len(seen) == 3
     assert len(set(seen)) == 1
     assert workers.busy == set()
@@ -76,10 +77,10 @@ def test_only_the_task_meant_is_killed(workers):
     seen, done = [], gevent.event.Event()
 
     def first():
-        seen.append(getcurrent())
+        seen.append(weakref.ref(getcurrent()))
 
     def second():
-        seen.append(getcurrent())
+        seen.append(weakref.ref(getcurrent()))
         try:
             done.wait()
         except GreenletExit:
@@ -88,15 +89,15 @@ def test_only_the_task_meant_is_killed(workers):
 
     run(workers, first)
     run(workers, second)
-    assert seen[0] is seen[1]
+    assert seen[0] == seen[1]
     workers.kill(first)
     gevent.sleep(0)
     assert seen[2:] == []
     workers.kill(second)
     until(lambda: seen[2:] == ["killed"])
-    until(lambda: seen[0].dead)
+    until(lambda: not workers.all)
     run(workers, first)
-    assert seen[-1] is not seen[0]
+    assert len(workers.all) == 1
 
 
 def test_only_so_many_wait_for_a_task(workers, monkeypatch):
@@ -112,21 +113,43 @@ def test_only_so_many_wait_for_a_task(workers, monkeypatch):
 
 
 def test_a_wake_up_that_comes_late_harms_nobody(workers):
-    """A task may have left one behind."""
+    """It goes on waiting for a task."""
     seen = []
-    run(workers, lambda: seen.append(getcurrent()))
-    gevent.get_hub().loop.run_callback(seen[0].switch)
+    run(workers, lambda: seen.append(weakref.ref(getcurrent())))
+    gevent.get_hub().loop.run_callback(seen[0]().switch)
     gevent.sleep(0)
-    assert not seen[0].dead
-    run(workers, lambda: seen.append(getcurrent()))
-    assert seen[0] is seen[1]
+    assert len(workers.idle) == 1
+    run(workers, lambda: seen.append(weakref.ref(getcurrent())))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "leave_behind",
+    [
+        lambda: gevent.Timeout(0.05).start(),
+        lambda: gevent.spawn_later(0.05, getcurrent().kill),
+        lambda: gevent.get_hub().loop.run_callback(getcurrent().throw, KeyError),
+    ],
+    ids=["timeout", "kill", "throw"],
+)
+def test_what_a_task_leaves_behind_does_not_hit_the_next(workers, leave_behind):
+    """Its worker is not used again."""
+    done = []
+
+    def second():
+        gevent.sleep(0.2)
+        done.append(True)
+
+    run(workers, leave_behind)
+    run(workers, second)
+    until(lambda: done)
 
 
 def test_one_that_was_killed_while_idle_is_not_used(workers):
     """By somebody who kills all greenlets."""
-    seen = []
-    run(workers, lambda: seen.append(getcurrent()))
-    gevent.kill(seen[0])
-    run(workers, lambda: seen.append(getcurrent()))
-    assert seen[0].dead
-    assert seen[1] is not seen[0]
+    ran = []
+    run(workers, lambda: ran.append(1))
+    gevent.kill(workers.idle[0])
+    until(lambda: not workers.idle)
+    run(workers, lambda: ran.append(2))
+    assert ran == [1, 2]
