@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ..net.listener import adopt, bind_all, bind_unix, close_listening
+from ..net.binding import adopt, bind_all, bind_unix, close_listening
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 

@@ -18,8 +18,8 @@ from gevent.event import Event
 
 from ..errors import ConfigurationError
 from ..layers.registry import make_layer
+from ..net.binding import close_listening
 from ..net.certificates import Certificates
-from ..net.listener import close_listening
 from ..net.outlet import keep_frame_chunks
 from ..options import HTTPLimits, Limits, ServerOptions, Timeouts
 from ..servers.access import AccessLog

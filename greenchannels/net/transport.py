@@ -20,7 +20,7 @@ import struct
 import time
 from _socket import close as close_descriptor
 from _socket import socket as RawSocket
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import gevent
 from gevent import getcurrent
@@ -28,12 +28,10 @@ from gevent import getcurrent
 from .clock import Alarm
 from .outlet import MAX_VECTORS, Outlet
 from .reactor import ONE_TURN, Reactor
+from .stream_protocol import GONE, Lingering, StreamProtocol
 
 #: Bytes of a file that are sent in one system call.
 FILE_AT_A_TIME = 1024 * 1024
-
-#: Seconds that a closed connection is still read, for the peer to close.
-LINGER = 2.0
 
 logger = logging.getLogger("greenchannels.net")
 
@@ -42,29 +40,6 @@ class SharedFrame(bytes):
     """A frame that stands in the queues of many transports."""
 
     __slots__ = ()
-
-
-class StreamProtocol(Protocol):
-    """
-    What a transport tells the protocol above it, always in the hub.
-
-    Any of these may be called while a consumer runs elsewhere; none may block.
-    """
-
-    def data_received(self, buffer: bytearray, size: int) -> None:
-        """Take the first ``size`` bytes of ``buffer``, which is then reused."""
-
-    def eof_received(self) -> None:
-        """The peer will send no more."""
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The socket has been closed; called once, last."""
-
-    def write_progress(self) -> None:
-        """Bytes that had to wait have been taken by the kernel."""
-
-    def callback_failed(self, error: Exception) -> None:
-        """One of the above raised ``error``: log it and end the connection."""
 
 
 class Transport(Outlet):
@@ -509,67 +484,4 @@ class Transport(Outlet):
             self.protocol.connection_lost(error)
         except Exception:
             logger.exception("%r failed at its end", self.protocol)
-        self.protocol = _GONE
-
-
-class Lingering:
-    """Takes the protocol's place while a closing transport waits for the peer."""
-
-    def __init__(self, transport: Transport, protocol: StreamProtocol) -> None:
-        self._transport = transport
-        self._protocol = protocol
-        self._alarm: Alarm | None = None
-        self._peer_ended = False
-
-    def start(self) -> None:
-        """Half-close, and close for good after ``LINGER`` seconds."""
-        if self._alarm is None:
-            clock = self._transport.reactor.clock
-            self._alarm = clock.call_later(LINGER, self.eof_received)
-            self._transport.shutdown()
-            if self._peer_ended:
-                self._transport.fail(None)
-
-    def data_received(self, buffer: bytearray, size: int) -> None:
-        """Discard it."""
-
-    def eof_received(self) -> None:
-        """The peer has closed as well, or took too long."""
-        if self._alarm is None:
-            self._peer_ended = True  # it may still read what is being written
-        else:
-            self._transport.fail(None)
-
-    def write_progress(self) -> None:
-        """Do nothing."""
-
-    def callback_failed(self, error: Exception) -> None:
-        """Nothing here does."""
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Tell the protocol whose place this took."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._protocol.connection_lost(error)
-
-
-class _Gone:
-    """The protocol of a transport that has been closed."""
-
-    def data_received(self, buffer: bytearray, size: int) -> None:
-        """Nothing can come."""
-
-    def eof_received(self) -> None:
-        """Nothing can come."""
-
-    def write_progress(self) -> None:
-        """Nothing can go."""
-
-    def callback_failed(self, error: Exception) -> None:
-        """Nothing is left to end."""
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """It was."""
-
-
-_GONE = _Gone()
+        self.protocol = GONE

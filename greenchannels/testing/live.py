@@ -13,7 +13,7 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 
-from ..net.listener import bind_tcp
+from ..net.binding import bind_tcp
 from ..options import ServerOptions
 from ..servers.server import Server
 

@@ -19,7 +19,7 @@ from greenchannels.cli.binds import (
     read_activation,
     read_bind,
 )
-from greenchannels.net.listener import bind_all, bind_unix, close_listening
+from greenchannels.net.binding import bind_all, bind_unix, close_listening
 from tests.cli.test_run import Process, get, opened, run
 from tests.servers.harness import Client, request
 

@@ -9,11 +9,10 @@ import gevent
 import pytest
 
 from greenchannels.net import listener as listening
+from greenchannels.net.binding import bind_tcp, bind_unix
 from greenchannels.net.listener import (
     Listener,
     accept_connection,
-    bind_tcp,
-    bind_unix,
     pure_accept_connection,
 )
 from greenchannels.net.reactor import Reactor

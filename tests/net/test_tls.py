@@ -16,8 +16,8 @@ import pytest
 
 from greenchannels.errors import ConfigurationError
 from greenchannels.net import handshakes as handshakes_module
+from greenchannels.net import stream_protocol
 from greenchannels.net import tls as tls_module
-from greenchannels.net import transport as transport_module
 from greenchannels.net.certificates import (
     Certificates,
     NameChoice,
@@ -743,7 +743,7 @@ def test_a_lingering_close_lets_a_peer_that_talks_read_the_last_words(pair):
 
 def test_a_lingering_close_does_not_wait_for_ever(pair, monkeypatch):
     """A peer that stays is left."""
-    monkeypatch.setattr(transport_module, "LINGER", 50 * MS)
+    monkeypatch.setattr(stream_protocol, "LINGER", 50 * MS)
     pair.transport.close(linger=True)
     until(lambda: pair.protocol.lost)
 

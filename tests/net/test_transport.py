@@ -7,7 +7,7 @@ import socket as stdlib_socket
 import gevent
 import pytest
 
-from greenchannels.net import transport as transport_module
+from greenchannels.net import stream_protocol
 from greenchannels.net.reactor import Reactor
 from greenchannels.net.transport import SharedFrame, Transport
 
@@ -302,7 +302,7 @@ def test_a_lingering_close_lets_the_peer_read_the_last_words(pair):
 
 def test_a_lingering_close_does_not_wait_for_ever(pair, monkeypatch):
     """A peer that stays is left."""
-    monkeypatch.setattr(transport_module, "LINGER", 50 * MS)
+    monkeypatch.setattr(stream_protocol, "LINGER", 50 * MS)
     pair.transport.close(linger=True)
     until(lambda: pair.protocol.lost)
 

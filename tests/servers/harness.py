@@ -23,7 +23,7 @@ import gevent.socket
 import pytest
 
 from greenchannels import HTTPLimits, Limits, Server, ServerOptions, Timeouts, websocket
-from greenchannels.net.listener import bind_tcp
+from greenchannels.net.binding import bind_tcp
 from greenchannels.servers.access import AccessLog
 from greenchannels.wire.frames import encode_masked
 

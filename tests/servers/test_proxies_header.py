@@ -7,8 +7,8 @@ import pytest
 from gevent.queue import Queue
 
 from greenchannels import ConfigurationError, ServerOptions, Timeouts, http, websocket
+from greenchannels.net.binding import bind_tcp, bind_unix
 from greenchannels.net.certificates import Certificates
-from greenchannels.net.listener import bind_tcp, bind_unix
 from greenchannels.options import TLS, check_options
 from tests.certificates import localhost, wrap
 from tests.servers.harness import MS, Client, frames, handshake, request, until

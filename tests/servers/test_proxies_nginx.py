@@ -13,7 +13,7 @@ import pytest
 from gevent import subprocess
 
 from greenchannels import http, websocket
-from greenchannels.net.listener import bind_unix
+from greenchannels.net.binding import bind_unix
 from tests.servers.harness import Client, Peer, request, until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")

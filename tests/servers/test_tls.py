@@ -15,8 +15,8 @@ import pytest
 from websockets.sync.client import connect
 
 from greenchannels import Group, Limits, Timeouts, gsgi, http, websocket
+from greenchannels.net.binding import bind_tcp
 from greenchannels.net.certificates import Certificates
-from greenchannels.net.listener import bind_tcp
 from greenchannels.net.tls import CUT, DONE, FAILED_ONES
 from greenchannels.options import TLS
 from tests.certificates import authority, client_context, localhost, wrap
