@@ -72,7 +72,7 @@ ROWS = [
         app="files",
     ),
     Row(
-        "http",
+        "echo",
         "echo over TLS, 64 B, 64 connections, 1 in flight",
         "/echo",
         {"mode": "echo", "connections": 64, **OVER_TLS, **TIMED},
@@ -81,7 +81,7 @@ ROWS = [
         tls=True,
     ),
     Row(
-        "http",
+        "idle",
         "idle over TLS, 8,000 sockets",
         "/idle",
         {"mode": "idle", "connections": 8000, "warmup-count": 200, **BROWSERS},

@@ -107,7 +107,14 @@ def shortened(row):
 
 
 def chosen(command, only, quick):
-    """Return the rows of a command whose names contain ``only``."""
+    """
+    Return the rows of a command whose names contain ``only``.
+
+    Those over TLS belong to what they measure, and to http.
+    """
     rows = [*ROWS, *http_rows.ROWS]
-    rows = [row for row in rows if command in ("all", row.command) and only in row.name]
+    commands = {
+        row.name: ("all", row.command, "http" if row.tls else "") for row in rows
+    }
+    rows = [row for row in rows if command in commands[row.name] and only in row.name]
     return [shortened(row) for row in rows] if quick else rows
