@@ -52,6 +52,8 @@ class Reactor:
         self.buffer = bytearray(RECEIVE_BUFFER)
         #: Transports to be written at the end of the hub's turn.
         self.dirty: list[Outlet] = []
+        #: How often a sender's full buffer was taken at once, and it did not wait.
+        self.unwaited = 0
         self._slices: deque[Callable[[], object]] = deque()
         self._timer: Any = None
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NO_BODY = frozenset({204, 304})
 
 #: Pieces of a body after which others get a turn.
-PIECES_AT_A_TIME = 32
+PIECES_AT_A_TIME = 16
 
 #: Bytes of a body nobody reads that are discarded to keep the connection.
 MAX_DISCARDED = 64 * 1024
@@ -137,10 +137,10 @@ class Response(RequestBody):
             self._end_body()
         if waiting > OWN_BUFFER:
             self._wait_for_room()
-        elif more:
+        if more:
             self._pieces += 1
             if self._pieces % PIECES_AT_A_TIME == 0:
-                gevent.sleep(ONE_TURN)
+                gevent.sleep(ONE_TURN)  # or who never stops would stop all others
 
     @property
     def wants_body(self) -> bool:
@@ -188,8 +188,6 @@ class Response(RequestBody):
     def _wait_for_room(self) -> None:
         transport = self.connection.transport
         transport.write_now()
-        if transport.own <= OWN_BUFFER:
-            gevent.sleep(ONE_TURN)  # the peer is fast: others want to run, too
         while transport.own > OWN_BUFFER and not transport.closed:
             transport.wait_for_progress()
 

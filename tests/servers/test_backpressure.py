@@ -597,3 +597,24 @@ def test_a_message_of_the_largest_size_passes_both_ways(serve):
     sender = gevent.spawn(peer.frame, BINARY, payload)
     assert peer.hear() == payload
     sender.join(timeout=1)
+
+
+def test_a_consumer_that_never_stops_sending_stops_nobody_else(serve):
+    """Although its peer takes everything at once."""
+
+    def consumer(socket):
+        if socket.receive() == "flood":
+            while True:
+                socket.send(b"x" * 10_000)
+        socket.send("other")
+        socket.wait()
+
+    running = serve(consumer)
+    flooded, other = running.open(), running.open()
+    flooded.say("flood")
+    reader = gevent.spawn(flooded.ended, 30)
+    for _ in range(3):
+        gevent.sleep(MS)
+    other.say("hello")
+    assert other.hear() == "other"
+    reader.kill()
