@@ -647,3 +647,24 @@ def test_what_llhttp_refuses_is_refused(wire):
     for event in feed(parser, wire):
         if isinstance(event, Request):
             assert not llhttp_refuses(event.head)
+
+
+@pytest.mark.parametrize(
+    ("head", "sent", "left"),
+    [
+        (b"", b"", 0),
+        (b"Content-Length: 10\r\n", b"", 10),
+        (b"Content-Length: 10\r\n", b"1234", 6),
+        (b"Content-Length: 10\r\n", b"1234567890", 0),
+        (b"Transfer-Encoding: chunked\r\n", b"", 0),
+        (b"Transfer-Encoding: chunked\r\n", b"a\r\n1234", 6),
+        (b"Transfer-Encoding: chunked\r\n", b"a\r\n1234567890\r\n", 0),
+        (b"Transfer-Encoding: chunked\r\n", b"1\r\na\r\n0\r\n\r\n", 0),
+    ],
+)
+def test_a_parser_knows_how_much_of_a_body_is_to_come(head, sent, left):
+    """Of one whose length was told, or of a chunk."""
+    parser = RequestParser(HTTPLimits())
+    parser.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n" + sent)
+    assert parser.error is None
+    assert parser.body_left == left

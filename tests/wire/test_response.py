@@ -1,5 +1,8 @@
 """Responses as bytes: RFC 9110 and 9112."""
 
+import importlib.util
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,3 +175,14 @@ def test_fields_of_other_types_are_an_error_of_the_caller():
     """Not one of the connection."""
     with pytest.raises(LocalProtocolError):
         encode_fields([(b"a", b"b", b"c")])
+
+
+def test_without_the_extension_python_takes_its_place(monkeypatch):
+    """As on a machine without a compiler."""
+    name = "greenchannels.wire.response"
+    monkeypatch.setitem(sys.modules, "greenchannels.wire._speedups", None)
+    spec = importlib.util.find_spec(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.join_fields is module.pure_join_fields
+    assert module.join_response is module.pure_join_response
