@@ -29,6 +29,9 @@ from greenchannels.wire.frames import encode_masked
 
 MS = 0.001
 
+#: Objects among which each test may look for greenlets that were left.
+SEARCHED_EACH_TIME = 20_000
+
 #: Seconds in which anything that must happen has happened.
 PATIENCE = 5.0
 
@@ -449,8 +452,8 @@ def no_leaks():
     """Fail on greenlets and descriptors that a test leaves, and on the hub's errors."""
     hub = gevent.get_hub()
     gevent.sleep(0)
-    if not gc.get_freeze_count():
-        gc.freeze()  # what pytest has imported need not be searched at each test
+    if len(gc.get_objects()) > SEARCHED_EACH_TIME:
+        gc.freeze()  # what has been imported need not be searched at each test
     before = set(unfinished_greenlets()), descriptors()
     handler = BugHandler()
     logging.getLogger("greenchannels").addHandler(handler)

@@ -96,7 +96,7 @@ def test_what_fails_between_requests_is_a_500(serve, failing, monkeypatch):
     client.send(request())
     assert client.response().body == b"page"
     with monkeypatch.context() as patch:
-        patch.setattr(HTTPConnection, "_go_on", failing)
+        patch.setattr(HTTPConnection, "_serve_whole", failing)
         client.send(request())
         answer = client.response()
     assert (answer.status, answer["connection"]) == (500, "close")
