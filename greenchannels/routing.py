@@ -107,6 +107,8 @@ class Pattern:
         """Return the fields, converted, and the rest of a prefix's path."""
         if self._literal is not None:
             return ({}, "") if path == self._literal else None
+        if self._prefix == "" and path.startswith("/"):
+            return {}, path
         if self._prefix is not None:
             rest = path[len(self._prefix) :]
             found = path.startswith(self._prefix) and rest[:1] in ("", "/")

@@ -62,8 +62,8 @@ def make_environ(
     """
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
-        "SCRIPT_NAME": _as_latin_1(script_name),
-        "PATH_INFO": _as_latin_1(path_info),
+        "SCRIPT_NAME": script_name,
+        "PATH_INFO": path_info,
         "QUERY_STRING": query_string.decode("latin-1"),
         "SERVER_PROTOCOL": "HTTP/" + http_version,
         "SERVER_NAME": server[0],
@@ -77,11 +77,14 @@ def make_environ(
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
     }
+    if not path_info.isascii() or not script_name.isascii():
+        environ["SCRIPT_NAME"] = _as_latin_1(script_name)
+        environ["PATH_INFO"] = _as_latin_1(path_info)
     if client is not None:
         environ["REMOTE_ADDR"] = client[0]
         environ["REMOTE_PORT"] = str(client[1])
     for name, value in headers:
-        key = environ_key(name)
+        key = environ_key(name) if len(name) < 64 else environ_key.__wrapped__(name)
         text = value.decode("latin-1")
         if key in environ:
             environ[key] += _JOINTS.get(key, ",") + text
@@ -118,4 +121,4 @@ def environ_of(scope: Scope, body: Any) -> dict[str, Any]:
 
 def _as_latin_1(path: str) -> str:
     """Return a path as WSGI has it: bytes, each as a character."""
-    return path if path.isascii() else path.encode().decode("latin-1")
+    return path.encode().decode("latin-1")

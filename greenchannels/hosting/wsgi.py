@@ -230,11 +230,13 @@ class Call:
     def send(self, result: Iterable[bytes]) -> None:
         """Send what the application returned."""
         if type(result) in (list, tuple):
+            if self._started and len(result) == 1 and type(result[0]) is bytes:  # type: ignore[arg-type, index]
+                self._responder.write(result[0], more=False)  # type: ignore[index]
+                return
             for data in result:
                 self._check(data)
             self._check(b"")
-            whole = result[0] if len(result) == 1 else b"".join(result)  # type: ignore[index, arg-type]
-            self._responder.write(whole, more=False)
+            self._responder.write(b"".join(result), more=False)
             return
         if type(result) is FileWrapper:
             self._send_file(result)

@@ -154,25 +154,18 @@ class Transport(Outlet):
             self._protocol_failed(error)
         self._receiving = False
         if not waits:
-            self._schedule_writing()
+            self.scheduled = bool(self.queue) and not self.closing
+            if self.scheduled:
+                # A peer that is woken by each answer costs more than the answer does;
+                # at the end of the turn most are awake already, or are woken once.
+                dirty = self.reactor.dirty
+                if not dirty:
+                    self.wake_writer()
+                dirty.append(self)
         if self.closing:
             self.write_now()
             if self._done:
                 self._tear_down(None)
-
-    def _schedule_writing(self) -> None:
-        """
-        Have what is queued written when all that is readable has been read.
-
-        A peer that is woken by each answer costs more than the answer does; at
-        the end of the turn most are awake already, or are woken once.
-        """
-        self.scheduled = bool(self.queue) and not self.closing
-        if self.scheduled:
-            dirty = self.reactor.dirty
-            if not dirty:
-                self.wake_writer()
-            dirty.append(self)
 
     def _protocol_failed(self, error: Exception) -> None:
         """Have the protocol end the connection in its own words, if it still can."""

@@ -315,7 +315,12 @@ class HTTPConnection:
             self._close()
             return
         if exchange is not None and exchange.body_complete:
-            self._wait_for_request()
+            timeout = self._server.options.timeouts.keep_alive
+            self._awaited = None if timeout is None else Awaited.REQUEST
+            if timeout is not None:
+                self._due = time.monotonic() + timeout
+                if self._alarm is None or self._due < self._alarm_due:
+                    self._set_alarm(timeout)
         if not self._working:
             self._server.reactor.loop.run_callback(self._next)
 

@@ -88,7 +88,8 @@ class Response(RequestBody):
             trailers: Whether ``send_trailers`` will be called.
 
         """
-        self._check_alive()
+        if self._ended or self._refused:
+            self._check_alive()
         if not 200 <= status <= 999:
             raise ResponseError(f"{status} is no final status")
         if self._start is not None:

@@ -41,17 +41,18 @@ class Worker(Greenlet):  # type: ignore[type-arg]
 
     def _run(self) -> None:
         workers = self._workers
-        idle, wait = workers.idle, workers.hub.switch
-        references = sys.getrefcount(self)
+        idle, wait, new_context = workers.idle, workers.hub.switch, workers.context.copy
+        count_references = sys.getrefcount
+        references = count_references(self)
         try:
             while self.task is not None:
                 try:
-                    workers.context.copy().run(self.task)
+                    new_context().run(self.task)
                 finally:
                     self.task = None
                 if workers.closed or len(idle) >= MAX_IDLE:
                     return
-                if sys.getrefcount(self) > references:
+                if count_references(self) > references:
                     return  # a timeout or a kill, perhaps, that is still to come
                 idle.append(self)
                 while self.task is None and not workers.closed:

@@ -8,6 +8,7 @@ they contradict each other the request is refused, never repaired.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def read_request(head: bytes, parts: Head) -> Request:
     if len(hosts) != 1:
         if hosts or is_1_1:  # section 3.2
             raise RemoteProtocolError("a request has one Host", 400)
-    elif not _is_host(hosts[0]):
+    elif not (_is_host if len(hosts[0]) < 256 else _is_host.__wrapped__)(hosts[0]):
         raise RemoteProtocolError("malformed Host", 400)
     if target.startswith(b"/"):
         raw_path, _, query_string = target.partition(b"?")
@@ -127,7 +128,9 @@ def read_request(head: bytes, parts: Head) -> Request:
         if authority is not None:
             headers = _replace_host(headers, authority)
             fields[b"host"] = [authority]
-    content_length, chunked = _read_framing(fields, is_1_1)
+    content_length, chunked = None, False
+    if b"content-length" in fields or b"transfer-encoding" in fields:
+        content_length, chunked = _read_framing(fields, is_1_1)
     connection = _read_tokens(fields, b"connection") if b"connection" in fields else ()
     has_body = chunked or bool(content_length)
     return Request(  # by position: keywords would cost half a microsecond
@@ -173,6 +176,7 @@ def _read_tokens(fields: Fields, name: bytes) -> list[bytes]:
     return [each.lower() for each in read_list(values)]
 
 
+@functools.lru_cache(maxsize=256)
 def _is_host(host: bytes) -> bool:
     """Tell whether this is a name or an address, and perhaps a port."""
     match = _HOST.fullmatch(host)
@@ -213,15 +217,13 @@ def _replace_host(
 
 
 def _read_framing(fields: Fields, is_1_1: bool) -> tuple[int | None, bool]:
-    """Return the body's length and whether it is chunked (section 6.3)."""
-    lengths = fields.get(b"content-length")
+    """Return a body's length and whether it is chunked (section 6.3)."""
     if b"transfer-encoding" in fields:
-        if lengths or not is_1_1:
+        if b"content-length" in fields or not is_1_1:
             raise RemoteProtocolError("Transfer-Encoding is not allowed here", 400)
         _check_codings(fields[b"transfer-encoding"])
         return None, True
-    if lengths is None:
-        return None, False
+    lengths = fields[b"content-length"]
     if len(lengths) > 1 or not lengths[0].isdigit():
         raise RemoteProtocolError("malformed Content-Length", 400)
     if len(lengths[0]) > _MAX_DIGITS:

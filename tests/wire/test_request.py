@@ -314,3 +314,15 @@ def test_other_names_with_underscores_pass():
     request = read("GET / HTTP/1.1", "X_User: 1", "x_user: 2", "x-us: 3", "_: 4")
     names = [name for name, _ in request.headers]
     assert names == [b"host", b"x_user", b"x_user", b"x-us", b"_"]
+
+
+@pytest.mark.parametrize(
+    ("host", "good"), [("a" * 300, True), ("a" * 300 + "/", False)]
+)
+def test_a_very_long_host_is_read_as_any_other(host, good):
+    """Although nobody is called so."""
+    if good:
+        assert read(host=host).headers == [(b"host", host.encode())]
+    else:
+        with pytest.raises(RemoteProtocolError, match="malformed Host"):
+            read(host=host)
