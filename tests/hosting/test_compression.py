@@ -637,3 +637,24 @@ def test_options_that_make_no_sense_are_refused(options):
     """At once, not at the first request."""
     with pytest.raises(ConfigurationError):
         Compression(**options)
+
+
+def test_trailers_come_behind_a_compressed_body(serve):
+    """Which is then sent in chunks, however short it is."""
+
+    def consumer(scope, receive, send):
+        if scope["type"] != "http":
+            raise ValueError("HTTP only")
+        kind = (b"content-type", b"text/plain")
+        start = {"type": "http.response.start", "status": 200, "headers": [kind]}
+        send({**start, "trailers": True})
+        send({"type": "http.response.body", "body": b"x" * 5000})
+        send({"type": "http.response.trailers", "headers": [(b"x-sum", b"7")]})
+
+    running = serve([include("", [gsgi("/", consumer)], [Compression()])])
+    client = running.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n")
+    head = client.read_until(b"\r\n\r\n")
+    assert b"content-encoding: gzip\r\n" in head
+    assert b"transfer-encoding: chunked\r\n" in head
+    assert client.read_until(b"\r\n\r\n").endswith(b"0\r\nx-sum: 7\r\n\r\n")
