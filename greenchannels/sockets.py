@@ -21,7 +21,7 @@ from .errors import ConnectionEnded
 from .groups import Group, to_json, topic_of
 from .layers.layer import Layer, user_topic
 from .request_fields import RequestFields
-from .text import printable as printable
+from .text import printable
 from .types import Data, Event, HeaderList, Scope
 
 

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "event_sockets": {"errors", "types", "close_codes", "text", "layers", "sockets"},
     "hosting": {"errors", "types", "options", "sockets", "groups", "hosting.streams"},
     "hosting.streams": {
-        *("errors", "types", "options", "wire", "groups", "sockets"),
+        *("errors", "types", "options", "wire", "groups", "text"),
         *("hosting.events", "hosting.lines"),
     },
     "hosting.lines": {"errors", "types", "options", "wire", "layers", "hosting.events"},

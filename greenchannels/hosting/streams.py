@@ -18,7 +18,7 @@ from gevent import Greenlet
 from ..errors import ConfigurationError
 from ..groups import Group
 from ..options import MIB
-from ..sockets import printable
+from ..text import printable
 from ..types import Event, Receive, Scope, Send
 from ..wire.sse import encode_event
 from .events import encode_item, encoders_for
