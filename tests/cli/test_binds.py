@@ -237,16 +237,17 @@ def test_an_address_that_this_machine_has_not_is_passed_over(monkeypatch):
 
 def test_one_busy_address_of_a_name_leaves_none(monkeypatch):
     """The others are closed again."""
-    resolving_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+    own = "127.{}.{}".format(100 + os.getpid() // 250 % 100, os.getpid() % 250)
+    resolving_to(monkeypatch, f"{own}.1", f"{own}.2")  # no other run's, nor its ports
     with contextlib.closing(stdlib_socket.socket()) as taken:
-        taken.bind(("127.0.0.2", 0))
+        taken.bind((f"{own}.2", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(OSError) as caught:
             bind_all("name", port)
         assert caught.value.errno == errno.EADDRINUSE
     with contextlib.closing(stdlib_socket.socket()) as free:
-        free.bind(("127.0.0.1", port))
+        free.bind((f"{own}.1", port))
 
 
 def test_only_our_own_file_is_removed(tmp_path):
