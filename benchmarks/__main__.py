@@ -10,7 +10,8 @@ from pathlib import Path
 from . import contestants, loadgen, machine, report, rounds, rows, wrk
 from .cores import LOAD_CORE
 
-COMMANDS = ["echo", "broadcast", "idle", "connect", "faults", "http", "all"]
+COMMANDS = ["echo", "broadcast", "idle", "connect", "faults", "http"]
+COMMANDS += ["classes", "storm", "all"]
 
 
 def parser():

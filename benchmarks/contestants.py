@@ -40,6 +40,8 @@ class Variant:
     load: dict[str, str | int | float | bool] = field(default_factory=dict)
     #: What the server must have said in its output by the end.
     says: str = ""
+    #: Whether the row's limits are this one's; else it is there for orientation.
+    limited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Contestant:
     load: dict[str, str | int | float | bool] = field(default_factory=dict)
     #: What the server must have said in its output by the end.
     says: str = ""
+    #: Whether the row's limits hold for it, if it is greenchannels.
+    limited: bool = True
 
     def command(self, port):
         """Return the command line that serves on a port."""
@@ -112,15 +116,15 @@ class Contestant:
 
     def limited_by(self, yardstick):
         """Say whether a limit holds that is set by a yardstick of the row."""
-        return self.ours and self.label != self.prefix + yardstick
+        return self.ours and self.limited and self.label != self.prefix + yardstick
 
     def with_options(self, options):
         """Return the same server with further options on its command line."""
         return replace(self, arguments=(*self.arguments, *options))
 
     def serving(self, name):
-        """Return the same server with one of the apps over HTTP."""
-        return replace(self, app=f"{self.apps}:{name}")
+        """Return the same server with another app; ``name`` may name its module."""
+        return replace(self, app=name if ":" in name else f"{self.apps}:{name}")
 
     def over_tls(self):
         """Return the same server over TLS, with a certificate of our own making."""
@@ -134,6 +138,7 @@ class Contestant:
             prefix=f"{self.label}, ",
             load=self.load | variant.load,
             says=variant.says,
+            limited=variant.limited,
         )
 
 

@@ -8,9 +8,10 @@
  * section 1.3 (its accept value is known, so no SHA-1 here), and one masking key
  * serves the whole run (section 5.3 wants a fresh one for each frame), so that
  * masking costs nothing here; the server cannot tell.  Compiled with -DTLS it knows
- * --tls, where no certificate is verified.  It must not accept anything doubtful:
- * each echo is compared byte by byte, and a compressed, masked, fragmented, reordered
- * or missing frame ends the program with status 1.
+ * --tls, where no certificate is verified; with -DDEFLATE, --deflate (RFC 7692), where
+ * what it sends itself is not compressed, as section 7.2 lets it.  It must not accept
+ * anything doubtful: each echo is compared byte by byte, and a masked, fragmented,
+ * reordered or missing frame, or one compressed unasked, ends the program with status 1.
  *
  * It prints one JSON object.  In order below: options, clocks, wire, I/O, modes.
  */
@@ -41,16 +42,25 @@
 #include <signal.h>
 #endif
 
+#ifdef DEFLATE
+#include <zlib.h>
+#endif
+
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
 
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+#define OFFER /* a browser's */                                               \
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 #define SECOND 1000000000ull
 #define STALL (10 * SECOND)  /* without any progress: give up */
 #define HANDSHAKES 64        /* at once; below every server's listen backlog */
 #define STAMP 16             /* bytes at the start of a payload that identify it */
+#define JSON_STAMP 7         /* where it is in a JSON message: behind {"id":" */
+#define JSON_LEAST 64        /* bytes of the shortest JSON message */
+#define DEFLATED_FROM 1024   /* bytes of a message that servers compress */
 #define MAX_WINDOW 64
 #define MAX_SAMPLES (8u << 20)
 #define EVENTS 1024
@@ -59,6 +69,9 @@
 #define DEAF_WINDOW 4096  /* receive buffer of a connection that is never read */
 #define DEAF_SEGMENT 1460 /* Ethernet's: loopback's 64 KiB let the server's kernel
                              keep megabytes for it, as for no peer elsewhere */
+#define WOKEN_WINDOW 65536 /* of one that is read again at last */
+#define QUIET (SECOND / 2) /* nothing has come for so long: nothing is under way */
+#define TRY_LATER 1013     /* how a server closes what reads too slowly */
 
 enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
@@ -66,7 +79,7 @@ enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
 struct conn {
     int fd, id;
     enum state state;
-    bool wants_write, deaf;
+    bool wants_write, deaf, stalled; /* not read now; not read during a storm */
     char *in, *out;
     size_t in_len, in_cap, out_pos, out_len, out_cap;
     uint32_t sent, received; /* messages of this connection */
@@ -78,8 +91,8 @@ struct conn {
 
 static struct {
     const char *mode, *path;
-    int port, connections, window, refill, size, warmup_count, sources, cpu;
-    bool binary, browser, lax_close, deaf, tls;
+    int port, connections, window, refill, size, warmup_count, sources, cpu, deaf;
+    bool binary, json, records, browser, lax_close, counted, tls, deflate;
     double warmup, seconds, pace;
     uint64_t count;
     pid_t pid;
@@ -106,10 +119,14 @@ static void set_option(const char *name, const char *value) {
     else if (!strcmp(name, "refill")) opt.refill = atoi(value);
     else if (!strcmp(name, "size")) opt.size = atoi(value);
     else if (!strcmp(name, "binary")) opt.binary = true;
+    else if (!strcmp(name, "json")) opt.json = true;
+    else if (!strcmp(name, "records")) opt.records = true;
     else if (!strcmp(name, "browser")) opt.browser = true;
     else if (!strcmp(name, "lax-close")) opt.lax_close = true;
-    else if (!strcmp(name, "deaf")) opt.deaf = true;
+    else if (!strcmp(name, "deaf")) opt.deaf = atoi(value);
+    else if (!strcmp(name, "counted")) opt.counted = true;
     else if (!strcmp(name, "tls")) opt.tls = true;
+    else if (!strcmp(name, "deflate")) opt.deflate = true;
     else if (!strcmp(name, "pace")) opt.pace = atof(value);
     else if (!strcmp(name, "warmup")) opt.warmup = atof(value);
     else if (!strcmp(name, "warmup-count")) opt.warmup_count = atoi(value);
@@ -124,8 +141,9 @@ static void read_options(int argc, char **argv) {
         {"mode", 1, 0, 0}, {"path", 1, 0, 0}, {"port", 1, 0, 0}, {"pid", 1, 0, 0},
         {"connections", 1, 0, 0}, {"window", 1, 0, 0}, {"refill", 1, 0, 0},
         {"size", 1, 0, 0}, {"binary", 0, 0, 0}, {"browser", 0, 0, 0},
-        {"lax-close", 0, 0, 0}, {"deaf", 0, 0, 0}, {"tls", 0, 0, 0},
-        {"pace", 1, 0, 0},
+        {"json", 0, 0, 0}, {"records", 0, 0, 0}, {"counted", 0, 0, 0},
+        {"lax-close", 0, 0, 0}, {"deaf", 1, 0, 0}, {"tls", 0, 0, 0},
+        {"deflate", 0, 0, 0}, {"pace", 1, 0, 0},
         {"warmup", 1, 0, 0}, {"warmup-count", 1, 0, 0}, {"seconds", 1, 0, 0},
         {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {0, 0, 0, 0}};
     int index, found;
@@ -136,6 +154,7 @@ static void read_options(int argc, char **argv) {
     if (!opt.mode || !opt.port || !opt.pid) die("--mode, --port, --pid are needed");
     if (opt.window < 1 || opt.window > MAX_WINDOW) die("--window: 1 to 64");
     if (opt.size < STAMP || opt.size > 1 << 20) die("--size: 16 bytes to 1 MiB");
+    if (opt.json && opt.size < JSON_LEAST) die("--json: at least 64 bytes");
     if (opt.sources < 1 || opt.sources > 200) die("--sources: 1 to 200");
     if (opt.seconds <= 0) die("--seconds: more than 0");
     if (opt.connections < 1) die("--connections: at least 1");
@@ -181,20 +200,44 @@ static void end_window(void) {
     counting = false;
 }
 
-static long resident_bytes(void) {
+static FILE *open_proc(const char *name, const char *how) {
     char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)opt.pid, name);
+    FILE *file = fopen(path, how);
+    if (!file) die("%s: %s", path, strerror(errno));
+    return file;
+}
+
+static long resident_bytes(void) {
     long total, resident = -1;
-    snprintf(path, sizeof path, "/proc/%d/statm", (int)opt.pid);
-    FILE *file = fopen(path, "r");
-    if (!file || fscanf(file, "%ld %ld", &total, &resident) != 2) die("no %s", path);
+    FILE *file = open_proc("statm", "r");
+    if (fscanf(file, "%ld %ld", &total, &resident) != 2) die("statm is strange");
     fclose(file);
     return resident * sysconf(_SC_PAGESIZE);
+}
+
+/* Let the peak of the server's resident set begin anew. */
+static void forget_peak(void) {
+    FILE *file = open_proc("clear_refs", "w");
+    fputs("5", file);
+    if (fclose(file)) die("clear_refs: %s", strerror(errno));
+}
+
+static long peak_bytes(void) {
+    char line[256];
+    long kib = -1;
+    FILE *file = open_proc("status", "r");
+    while (kib < 0 && fgets(line, sizeof line, file)) sscanf(line, "VmHWM: %ld", &kib);
+    fclose(file);
+    if (kib < 0) die("no VmHWM");
+    return kib * 1024;
 }
 
 /* ---- Wire: requests, frames --------------------------------------------- */
 
 static char *frame; /* one masked frame, whose stamp is rewritten for each use */
 static size_t frame_header, frame_size;
+static size_t stamp_at; /* where the stamp is in the payload */
 static char *payload; /* the same, unmasked: what must come back */
 static unsigned char mask[4];
 static int deflated; /* connections on which permessage-deflate was agreed */
@@ -204,7 +247,8 @@ static int write_request(char *to, size_t room, const char *path, int id) {
         return snprintf(to, room,
             "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n", path, opt.port);
+            "Sec-WebSocket-Version: 13\r\n%s\r\n", path, opt.port,
+            opt.deflate ? OFFER : "");
     return snprintf(to, room,
         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: Upgrade\r\n"
         "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
@@ -214,8 +258,7 @@ static int write_request(char *to, size_t room, const char *path, int id) {
         "Sec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
         "Accept-Language: en-US,en;q=0.9\r\n"
         "Cookie: sessionid=%032x; csrftoken=%032x\r\n"
-        "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Extensions: "
-        "permessage-deflate; client_max_window_bits\r\n\r\n",
+        "Sec-WebSocket-Key: " KEY "\r\n" OFFER "\r\n",
         path, opt.port, opt.tls ? "https" : "http", opt.port, 0x5eed0000 + id,
         0x70ce0000 + id);
 }
@@ -224,8 +267,12 @@ static void check_response(const char *head) {
     if (strncmp(head, "HTTP/1.1 101", 12)) die("handshake refused:\n%s", head);
     if (!strcasestr(head, "\r\nSec-WebSocket-Accept: " ACCEPT "\r\n"))
         die("wrong Sec-WebSocket-Accept:\n%s", head);
-    if (!strcasestr(head, "\r\nSec-WebSocket-Extensions:")) return;
-    if (!opt.browser) die("an extension that was not offered:\n%s", head);
+    if (!strcasestr(head, "\r\nSec-WebSocket-Extensions:")) {
+        if (opt.deflate) die("permessage-deflate was not agreed:\n%s", head);
+        return;
+    }
+    if (!opt.browser && !opt.deflate)
+        die("an extension that was not offered:\n%s", head);
     deflated++;
 }
 
@@ -250,13 +297,50 @@ static void write_stamp(char *to, uint32_t id, uint32_t n) {
     for (int i = 0; i < 8; i++) to[8 + i] = digits[n >> (28 - 4 * i) & 15];
 }
 
+/* A small object whose compact encoding is itself, whoever encodes it. */
+static void fill_json(void) {
+    static const char head[] = "{\"id\":\"0123456789abcdef\",\"user\":42,"
+                               "\"read\":false,\"text\":\"";
+    memset(payload, 'x', (size_t)opt.size);
+    memcpy(payload, head, sizeof head - 1);
+    memcpy(payload + opt.size - 2, "\"}", 2);
+    stamp_at = JSON_STAMP;
+}
+
+static unsigned int pick(unsigned int limit) {
+    static uint32_t x = 1; /* the same numbers in every run */
+    x = x * 1103515245u + 12345u;
+    return (x >> 16 & 0x7fff) % limit;
+}
+
+/* Text as servers send it, of which compressing leaves about a quarter. */
+static void fill_records(void) {
+    char record[96];
+    size_t done = 0, size = (size_t)opt.size;
+    while (done < size) {
+        unsigned int id = pick(90000), user = pick(1000), amount = pick(1000);
+        size_t n = (size_t)snprintf(record, sizeof record,
+            "{\"id\":%u,\"user\":\"u%u\",\"amount\":%u.%02u,\"open\":%s},",
+            10000 + id, user, amount, pick(100), pick(2) ? "true" : "false");
+        if (n > size - done) n = size - done;
+        memcpy(payload + done, record, n);
+        done += n;
+    }
+}
+
+static void fill_plain(void) {
+    for (int i = 0; i < opt.size; i++)
+        payload[i] = opt.binary ? (char)(i * 167 + (i >> 8)) : (char)(' ' + i % 95);
+}
+
 static void prepare_frame(void) {
     if (getrandom(mask, sizeof mask, 0) != sizeof mask) die("no random mask");
     for (int i = 0; i < 4; i++) mask[i] |= 1; /* never zero: no server may skip it */
     payload = malloc((size_t)opt.size);
     frame = malloc((size_t)opt.size + 14);
-    for (int i = 0; i < opt.size; i++)
-        payload[i] = opt.binary ? (char)(i * 167 + (i >> 8)) : (char)(' ' + i % 95);
+    if (opt.json) fill_json();
+    else if (opt.records) fill_records();
+    else fill_plain();
     frame_header = write_header(frame, opt.binary ? BINARY : TEXT, (size_t)opt.size);
     frame_size = frame_header + (size_t)opt.size;
     for (int i = 0; i < opt.size; i++)
@@ -266,17 +350,82 @@ static void prepare_frame(void) {
 static void stamp_frame(char *to, uint32_t id, uint32_t n) {
     char stamp[STAMP];
     write_stamp(stamp, id, n);
-    for (int i = 0; i < STAMP; i++) to[i] = (char)(stamp[i] ^ mask[i & 3]);
+    to += stamp_at;
+    for (size_t i = 0; i < STAMP; i++)
+        to[i] = (char)(stamp[i] ^ mask[(stamp_at + i) & 3]);
 }
 
 static void check_payload(const char *data, size_t size, uint32_t id, uint32_t n) {
-    char stamp[STAMP];
+    char *stamp = payload + stamp_at;
     write_stamp(stamp, id, n);
     if (size != (size_t)opt.size) die("%zu bytes came back, not %d", size, opt.size);
-    if (memcmp(data, stamp, STAMP))
-        die("wrong message: %.16s instead of %.16s", data, stamp);
-    if (memcmp(data + STAMP, payload + STAMP, size - STAMP)) die("corrupt payload");
+    if (memcmp(data + stamp_at, stamp, STAMP))
+        die("wrong message: %.16s instead of %.16s", data + stamp_at, stamp);
+    if (memcmp(data, payload, size)) die("corrupt payload");
 }
+
+/* Return the number in the stamp of a message, to be checked with it. */
+static uint32_t read_number(const char *data, size_t size) {
+    char digits[9] = "";
+    if (size >= stamp_at + STAMP) memcpy(digits, data + stamp_at + 8, 8);
+    return (uint32_t)strtoul(digits, NULL, 16);
+}
+
+/* ---- Compression: what members of a broadcast share is inflated once ---- */
+
+static uint64_t compressed_bytes, inflated_bytes; /* of what was inflated */
+
+#ifdef DEFLATE
+static z_stream inflater;
+static struct { char *data, *text; size_t size; } seen[MAX_WINDOW];
+
+static void start_deflate(void) {
+    if (inflateInit2(&inflater, -MAX_WBITS) != Z_OK) die("no zlib");
+    for (int i = 0; i < MAX_WINDOW; i++) {
+        seen[i].text = malloc((size_t)opt.size + 1); /* one more than may come */
+        seen[i].data = malloc((size_t)opt.size);
+    }
+}
+
+/* Inflate a whole message (RFC 7692, section 7.2.2). */
+static void inflate_to(char *text, const char *data, size_t size) {
+    static unsigned char tail[] = {0, 0, 0xff, 0xff};
+    inflateReset(&inflater);
+    inflater.next_in = (unsigned char *)(uintptr_t)data;
+    inflater.avail_in = (unsigned int)size;
+    inflater.next_out = (unsigned char *)text;
+    inflater.avail_out = (unsigned int)opt.size + 1;
+    int first = inflate(&inflater, Z_SYNC_FLUSH);
+    inflater.next_in = tail;
+    inflater.avail_in = sizeof tail;
+    int last = inflate(&inflater, Z_SYNC_FLUSH);
+    if ((first != Z_OK && first != Z_BUF_ERROR) || last != Z_OK || inflater.avail_in)
+        die("a message that cannot be inflated");
+    if (inflater.total_out != (unsigned long)opt.size)
+        die("%lu bytes after inflating, not %d", inflater.total_out, opt.size);
+    compressed_bytes += size;
+    inflated_bytes += inflater.total_out;
+}
+
+/* Return the text of a compressed message, and its size. */
+static const char *inflated(uint32_t n, const char *data, size_t *size) {
+    uint32_t slot = n % MAX_WINDOW;
+    if (*size > (size_t)opt.size) die("compressing has made %zu bytes", *size);
+    if (*size != seen[slot].size || memcmp(data, seen[slot].data, *size)) {
+        inflate_to(seen[slot].text, data, *size);
+        memcpy(seen[slot].data, data, *size);
+        seen[slot].size = *size;
+    }
+    *size = (size_t)opt.size;
+    return seen[slot].text;
+}
+#else
+static void start_deflate(void) { die("compiled without DEFLATE"); }
+
+static const char *inflated(uint32_t n, const char *data, size_t *size) {
+    return (void)n, (void)size, data;
+}
+#endif
 
 /* ---- TLS: the same calls as recv and send, over OpenSSL ----------------- */
 
@@ -443,7 +592,7 @@ static void open_conn(struct conn *c, int id) {
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (opt.sources > 1) bind_source(c);
-    if (opt.deaf && id == opt.connections) narrow(c);
+    if (opt.deaf && id >= opt.connections) narrow(c);
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS)
         die("connect: %s", strerror(errno));
     if (opt.tls) open_tls(c);
@@ -468,11 +617,23 @@ static void start_close(struct conn *c) {
     flush_out(c);
 }
 
+static int shed; /* members that the server has closed, or cut, for not reading */
+
+/* A member that was not read has come to what the server sent last. */
+static void on_shed(struct conn *c) {
+    shed++;
+    start_close(c);
+}
+
 /* Take one control frame. A close is answered by the server's own end of TCP. */
 static void on_control(struct conn *c, int opcode, const char *data, size_t size) {
     int code = size < 2 ? 0 : (unsigned char)data[0] << 8 | (unsigned char)data[1];
     if (opcode == PING) queue_control(c, PONG, data, size);
     if (opcode != CLOSE) return;
+    if (c->stalled && c->state != CLOSING && code == TRY_LATER) {
+        on_shed(c);
+        return;
+    }
     if (c->state != CLOSING)
         die("connection %d was closed with %d %.*s", c->id, code,
             size > 2 ? (int)size - 2 : 0, data + 2);
@@ -486,10 +647,21 @@ static void on_frame(struct conn *c, int opcode, const char *data, size_t size) 
     else mode.on_message(c, data, size);
 }
 
+static void on_compressed(struct conn *c, int opcode, const char *data, size_t size) {
+    if (!opt.deflate) die("the server compresses");
+    if (opcode & 8) die("a compressed control frame");
+    data = inflated(c->received, data, &size);
+    on_frame(c, opcode, data, size);
+}
+
+static void on_plain(struct conn *c, int opcode, const char *data, size_t size) {
+    if (opt.deflate && size >= DEFLATED_FROM) die("the server does not compress");
+    on_frame(c, opcode, data, size);
+}
+
 /* Parse one frame at `data`; return its length, or 0 if it is not complete. */
 static size_t read_frame(struct conn *c, const unsigned char *data, size_t left) {
     if (left < 2) return 0;
-    if (data[0] & 0x40) die("the server compresses");
     if (data[0] & 0x30) die("reserved bits are set: %02x", data[0]);
     if (!(data[0] & 0x80) || !(data[0] & 0x0f)) die("a fragmented message");
     if (data[1] & 0x80) die("a masked frame");
@@ -503,7 +675,8 @@ static size_t read_frame(struct conn *c, const unsigned char *data, size_t left)
     }
     if (header + size > c->in_cap) die("a frame of %zu bytes", size);
     if (left < header + size) return 0;
-    on_frame(c, data[0] & 0x0f, (const char *)data + header, size);
+    (data[0] & 0x40 ? on_compressed : on_plain)(c, data[0] & 0x0f,
+                                                (const char *)data + header, size);
     return header + size;
 }
 
@@ -540,7 +713,8 @@ static void read_once(struct conn *c) {
         if (c->tls) flush_rest(c); /* the handshake may be over */
         return;
     }
-    if (n <= 0 && c->state != CLOSING)
+    if (n <= 0 && c->stalled && c->state == OPEN) shed++;
+    else if (n <= 0 && c->state != CLOSING)
         die("connection %d ended: %s", c->id, n ? strerror(errno) : "end of file");
     if (n <= 0) {
         close_conn(c);
@@ -563,10 +737,18 @@ static void stop_reading(struct conn *c) {
     struct epoll_event event = {.events = 0, .data.ptr = c};
     if (epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event))
         die("epoll: %s", strerror(errno));
-    c->deaf = true;
+    c->deaf = c->stalled = true;
 }
 
-static uint64_t cut_at; /* when the server reset the connection that is not read */
+/* Read it again, and no longer a few bytes at a time. */
+static void resume_reading(struct conn *c) {
+    int window = WOKEN_WINDOW;
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof window);
+    c->deaf = false;
+    watch(c, EPOLL_CTL_MOD, false);
+}
+
+static uint64_t cut_at; /* when the server reset a connection that is not read */
 
 static void on_cut(struct conn *c) {
     int error = 0;
@@ -575,6 +757,7 @@ static void on_cut(struct conn *c) {
     if (error != ECONNRESET)
         die("the member that never reads was not reset: %s", strerror(error));
     cut_at = turn_at;
+    shed++;
     close_conn(c);
 }
 
@@ -704,6 +887,7 @@ static void run_echo(void) {
 /* Broadcast: connection 0 sends, and every connection, 0 too, must receive. */
 
 static int readers;             /* members that must get each broadcast */
+static int copies = 1;          /* deliveries that a copy here stands for */
 static int missing[MAX_WINDOW]; /* members that have not got broadcast n yet */
 static uint32_t complete;
 
@@ -717,8 +901,9 @@ static uint64_t take_copy(struct conn *c, const char *data, size_t size) {
 
 static void on_delivery(struct conn *c, const char *data, size_t size) {
     uint32_t before = complete;
+    if (c->id >= readers) die("a message to a member that only counts");
     uint64_t sent_at = take_copy(c, data, size);
-    messages++;
+    messages += (uint64_t)copies;
     if (complete != before) add_sample(now() - sent_at);
 }
 
@@ -759,6 +944,10 @@ static void open_members(int deaf) {
 
 static void run_broadcast(void) {
     open_members(0);
+    if (opt.counted) { /* all get it, but only the sender hears of that */
+        copies = readers;
+        readers = 1;
+    }
     mode.on_message = on_delivery;
     mode.after_turn = send_broadcasts;
     measure(broadcasts_back);
@@ -792,6 +981,67 @@ static void run_paced(void) {
     measure(broadcasts_back);
     if (opt.deaf && (cut_at < begun.at || cut_at > ended.at))
         die("the member that never reads was not cut within the counted window");
+}
+
+/*
+ * Storm: paced, and some do not read.  Then they read what is left for them, and one
+ * more message, which must reach them; what they have missed is counted.
+ */
+
+static long growth; /* of the server's resident set, at its peak */
+static uint64_t missed, quiet_at;
+
+/* Take what a member gets that missed something; here `sent` is what may be next. */
+static void on_late_copy(struct conn *c, const char *data, size_t size) {
+    uint32_t n = read_number(data, size);
+    check_payload(data, size, 0, n);
+    if (n < c->sent || n >= conns[0].sent) die("message %u after %u", n, c->sent);
+    c->sent = n + 1;
+    c->received++;
+}
+
+static void on_storm_copy(struct conn *c, const char *data, size_t size) {
+    if (c->stalled) on_late_copy(c, data, size);
+    else on_timed_copy(c, data, size);
+}
+
+static bool quiet(void) {
+    static uint64_t seen;
+    if (seen != progress || !quiet_at) quiet_at = turn_at;
+    seen = progress;
+    return turn_at - quiet_at > QUIET;
+}
+
+static bool all_heard(void) {
+    for (int i = readers; i < readers + opt.deaf; i++)
+        if (conns[i].state == OPEN && conns[i].sent != conns[0].sent) return false;
+    return broadcasts_back();
+}
+
+/* Wake those that did not read, and count what they have missed for good. */
+static void hear_the_rest(void) {
+    for (int i = readers; i < readers + opt.deaf; i++)
+        if (conns[i].state == OPEN) resume_reading(&conns[i]);
+    run(quiet, 0);
+    queue_broadcast(now());
+    flush_out(&conns[0]);
+    run(all_heard, 0);
+    for (int i = readers; i < readers + opt.deaf; i++)
+        missed += conns[0].sent - conns[i].received;
+}
+
+static void run_storm(void) {
+    if (opt.pace <= 0) die("--pace: more than 0");
+    open_members(opt.deaf);
+    mode.on_message = on_storm_copy;
+    mode.after_turn = send_at_pace;
+    run(NULL, opt.warmup);
+    opt.warmup = 0;
+    forget_peak();
+    rss_before = resident_bytes();
+    measure(broadcasts_back);
+    growth = peak_bytes() - rss_before;
+    hear_the_rest();
 }
 
 /* Gap: connection 0 broadcasts without a pause, connection 1 echoes meanwhile. */
@@ -901,6 +1151,11 @@ static void report(void) {
     printf("\"p50_us\": %.1f, \"p99_us\": %.1f, ", percentile(0.5), percentile(0.99));
     printf("\"max_us\": %.1f, \"broadcasts\": %" PRIu32 ", ", percentile(1), complete);
     if (cut_at) printf("\"cut_after\": %.2f, ", (double)(cut_at - begun.at) / SECOND);
+    printf("\"growth_bytes\": %ld, ", growth);
+    if (opt.deaf) printf("\"missed\": %" PRIu64 ", \"shed\": %d, ", missed, shed);
+    if (compressed_bytes)
+        printf("\"compression\": %.2f, ",
+               (double)inflated_bytes / (double)compressed_bytes);
     printf("\"cipher\": \"%s\", ", cipher);
     printf("\"deflated\": %d, \"rss_bytes\": %.1f}\n", deflated,
            (double)(rss_after - rss_before) / opt.connections);
@@ -918,6 +1173,7 @@ static void start(void) {
     poller = epoll_create1(0);
     prepare_frame();
     if (opt.tls) start_tls();
+    if (opt.deflate) start_deflate();
 }
 
 int main(int argc, char **argv) {
@@ -926,6 +1182,7 @@ int main(int argc, char **argv) {
     if (!strcmp(opt.mode, "echo")) run_echo();
     else if (!strcmp(opt.mode, "broadcast")) run_broadcast();
     else if (!strcmp(opt.mode, "paced")) run_paced();
+    else if (!strcmp(opt.mode, "storm")) run_storm();
     else if (!strcmp(opt.mode, "gap")) run_gap();
     else if (!strcmp(opt.mode, "idle")) run_idle();
     else if (!strcmp(opt.mode, "connect")) run_connect();

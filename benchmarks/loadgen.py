@@ -10,11 +10,20 @@ from .assets import CACHE
 from .cores import LOAD_CORE
 
 SOURCE = Path(__file__).with_name("loadgen.c")
-#: Only who measures TLS needs OpenSSL.
-WITH_TLS = ["-DTLS", "-lssl", "-lcrypto"]
+#: Only who measures TLS needs OpenSSL, or compression zlib: what to compile with.
+FEATURES = {
+    "tls": ["-DTLS", "-lssl", "-lcrypto"],
+    "deflate": ["-DDEFLATE", "-lz"],
+}
+#: What is missing where the compiler does not find a header.
+HEADERS = {
+    "openssl/": "OpenSSL's headers are missing (apt-get install libssl-dev)",
+    "zlib.h": "zlib's headers are missing (apt-get install zlib1g-dev)",
+}
 #: Above this share of its core, the load generator is what was measured.
 BUSY = 0.85
-#: Longer than any run, in seconds: the load generator ends by itself before.
+#: Longer than any run beside its window, in seconds: the load generator ends by
+#: itself before.
 TIMEOUT = 120
 
 
@@ -22,13 +31,13 @@ class LoadError(Exception):
     """The load generator, its compiler or the server's answers failed."""
 
 
-def built(tls):
+def built(features):
     """Return the program's path, compiled when its source has changed."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
-    program = CACHE / f"loadgen-{'tls-' if tls else ''}{digest}"
+    program = CACHE / "-".join(["loadgen", *features, digest])
     if not program.exists():
         CACHE.mkdir(exist_ok=True)
-        compile_to(program, WITH_TLS if tls else [])
+        compile_to(program, [option for name in features for option in FEATURES[name]])
     return program
 
 
@@ -39,12 +48,16 @@ def compile_to(program, options):
     command = [compiler, "-O2", "-Wall", "-Wextra", "-o", unfinished, SOURCE, *options]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        if "openssl/" in result.stderr:
-            raise LoadError(
-                "OpenSSL's headers are missing (apt-get install libssl-dev)"
-            )
+        for header, missing in HEADERS.items():
+            if header in result.stderr:
+                raise LoadError(missing)
         raise LoadError(f"{compiler} failed:\n{result.stderr}")
     unfinished.rename(program)
+
+
+def options_of(row, contestant):
+    """Return a load's options by name: the row's, then a variant's or server's."""
+    return {"mode": row.command, "path": row.path, **row.load, **contestant.load}
 
 
 def run(row, contestant, port, pid):
@@ -64,12 +77,13 @@ def run(row, contestant, port, pid):
         LoadError: If a connection failed or an answer was wrong.
 
     """
-    options = {"mode": row.command, "path": row.path, **row.load, **contestant.load}
+    options = options_of(row, contestant)
+    command = [built([name for name in FEATURES if options.get(name)])]
     options |= {"port": port, "pid": pid, "cpu": LOAD_CORE}
-    command = [built(row.tls)]
     for name, value in options.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    timeout = TIMEOUT + options.get("seconds", 0)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if result.returncode:
         raise LoadError(result.stderr.strip() or f"status {result.returncode}")
     return json.loads(result.stdout)

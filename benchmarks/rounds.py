@@ -4,11 +4,16 @@ import sys
 from dataclasses import dataclass, field
 from statistics import median
 
-from . import loadgen, process, upload, wrk
+from . import loadgen, process, storm, upload, wrk
 from .assets import AssetError
 
 #: Who runs the load of a row.
-GENERATORS = {"loadgen": loadgen.run, "wrk": wrk.run, "upload": upload.run}
+GENERATORS = {
+    "loadgen": loadgen.run,
+    "wrk": wrk.run,
+    "upload": upload.run,
+    "storm": storm.run,
+}
 #: Below this share of its core, a server's rate is not what the core can do.
 SATURATED = 0.9
 
@@ -75,7 +80,7 @@ def warn(row, contestant, report):
     if row.figure == "rate" and report["server_share"] < SATURATED:
         share = f"{report['server_share']:.0%}"
         print(f"\nwarning: {where}: used {share} of its core", file=sys.stderr)
-    if report["deflated"]:
+    if report["deflated"] and not loadgen.options_of(row, contestant).get("deflate"):
         print(f"\nwarning: {where}: permessage-deflate was agreed", file=sys.stderr)
 
 

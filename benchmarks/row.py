@@ -1,6 +1,6 @@
 """A row of the table: a load, who it is put on, a figure and its limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .contestants import WITH_SOCKETS, Variant
 
@@ -12,7 +12,7 @@ AMOUNTS = ("rss_bytes", "max_us", "growth_bytes")
 class Row:
     """One line of the table: a load, a figure, and how high the figure may be."""
 
-    #: The command that runs it: echo, broadcast, idle, connect, faults or http.
+    #: The command that runs it; ``__main__`` has the list.
     command: str
     #: As it stands in the table.
     name: str
@@ -31,23 +31,27 @@ class Row:
     unit: str = "us a message"
     #: A field of the report that stands beside the figure, for orientation.
     beside: str = ""
-    #: Who runs the load: loadgen, wrk or upload.
+    #: Who runs the load: loadgen, wrk, upload or storm.
     generator: str = "loadgen"
     #: The labels of the servers that run, beside greenchannels.
     servers: tuple[str, ...] = WITH_SOCKETS
-    #: Which app over HTTP the servers have; empty for the sockets'.
+    #: Which app the servers have; empty for the sockets'. Without a module before
+    #: it, one over HTTP.
     app: str = ""
     #: Whether the servers serve over TLS.
     tls: bool = False
     #: Further options of ``greenchannels run``.
     options: tuple[str, ...] = ()
-    #: Loads that are compared with each other; the first is the yardstick.
+    #: Loads that are compared with each other; the first is the yardstick, if the
+    #: limits name it.
     variants: tuple[Variant, ...] = ()
+    #: Options of the load that ``--quick`` changes in a way of their own.
+    quick: dict[str, int | float] = field(default_factory=dict)
 
     @property
     def absolute(self):
         """Say whether the limits are amounts of their own, not ratios."""
-        return self.figure in AMOUNTS
+        return self.figure in AMOUNTS or "" in self.limits
 
     def judge(self, limit, value):
         """Say how a figure or ratio is to a limit; a rate has to reach it."""

@@ -36,7 +36,7 @@ from .hosting.compression import Compression
 from .hosting.events import ServerSentEvent
 from .hosting.streams import EventStream, last_event_id
 from .layers.registry import configure
-from .options import HTTPLimits, Limits, ServerOptions, Timeouts
+from .options import Deflate, HTTPLimits, Limits, Rate, ServerOptions, Timeouts
 from .routing import Router, gsgi, http, include, lifespan, static, websocket, wsgi
 from .servers.server import Server
 from .sockets import WebSocket
@@ -51,6 +51,7 @@ __all__ = [
     "ConnectionBroken",
     "ConnectionClosed",
     "ConnectionEnded",
+    "Deflate",
     "EventStream",
     "GreenchannelsError",
     "Group",
@@ -61,6 +62,7 @@ __all__ = [
     "LocalProtocolError",
     "MessageTooLarge",
     "ProtocolError",
+    "Rate",
     "RemoteProtocolError",
     "Router",
     "Server",

@@ -89,7 +89,7 @@ class Parent:
         for child in tuple(self._children or ()):
             child.kill(GreenletExit, block=False)
 
-    def _join_children(self, timeout: float | None) -> None:
+    def join_children(self, timeout: float | None) -> None:
         """Kill the children and wait for them, at most ``timeout`` seconds."""
         if not self._children:
             return

@@ -11,6 +11,7 @@ NO_CODE = 1005
 #: Never on the wire: the connection broke without a close frame.
 ABNORMAL = 1006
 INVALID_DATA = 1007
+POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 RESTART = 1012
 TRY_LATER = 1013

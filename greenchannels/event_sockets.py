@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 from gevent import Greenlet
 
-from .close_codes import ABNORMAL, NO_CODE, NORMAL
+from .close_codes import ABNORMAL, INTERNAL_ERROR, NO_CODE, NORMAL
 from .errors import (
     ConnectionBroken,
     ConnectionClosed,
@@ -101,6 +101,10 @@ class EventSocket(WebSocket):
 
     # Messages.
 
+    def receive_undecided(self) -> Data | Event:
+        """See ``WebSocket.receive_undecided``."""
+        return self._next(None, accept=False)
+
     def receive(self, timeout: float | None = None) -> Data:
         """See ``WebSocket.receive``."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -114,8 +118,8 @@ class EventSocket(WebSocket):
     def _receive_any(self) -> Data | Event:
         return self._next(None)
 
-    def _next(self, timeout: float | None) -> Data | Event:
-        if not self._accepted:
+    def _next(self, timeout: float | None, *, accept: bool = True) -> Data | Event:
+        if accept and not self._accepted:
             self.accept()
         self._check_alive()
         if self._receiving:
@@ -164,6 +168,24 @@ class EventSocket(WebSocket):
         self._send({"type": "websocket.close", "code": code, "reason": reason})
         self._ended(code, reason)
 
+    def fail(self) -> None:
+        """See ``WebSocket.fail``."""
+        if self._end is None and not self._accepted:
+            self.reject(500)
+        else:
+            self.close(INTERNAL_ERROR)
+
+    def send_event(self, event: Event) -> None:
+        """See ``WebSocket.send_event``."""
+        self._check_alive()
+        self._send(event)
+        if event["type"] == "websocket.accept":
+            self._accepted = True
+        elif event["type"] == "websocket.close" and self._accepted:
+            self._ended(event.get("code", NORMAL), event.get("reason") or "")
+        elif event["type"] == "websocket.close":
+            self._end = HandshakeRefused(403)
+
     # The server's socket behind.
 
     def _server_socket(self) -> Any:
@@ -183,6 +205,10 @@ class EventSocket(WebSocket):
     def member(self) -> Any:
         """See ``WebSocket.member``."""
         return self._server_socket()
+
+    def count_unhandled_event(self, kind: str, why: str) -> None:
+        """See ``WebSocket.count_unhandled_event``."""
+        self._server_socket().count_unhandled_event(kind, why)
 
     @property
     def channel_name(self) -> str:
@@ -231,6 +257,12 @@ class EventSocket(WebSocket):
             function, *args, **kwargs
         )
         return child
+
+    def join_children(self, timeout: float | None) -> None:
+        """See ``Parent.join_children``."""
+        if "greenchannels" in self.scope.get("extensions", {}):
+            self._server_socket().join_children(timeout)
+        super().join_children(timeout)
 
     def _get_scope(self) -> Scope:
         raise AssertionError("an EventSocket is made from its scope")

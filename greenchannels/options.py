@@ -8,8 +8,9 @@ objects; nothing below them reads a global.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+import math
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from .errors import ConfigurationError
 
@@ -21,6 +22,40 @@ OWN_BUFFER = 64 * KIB
 
 #: Seconds between pings: a third of the usual 60 s idle limit of proxies.
 DEFAULT_PING_INTERVAL = 20.0
+
+
+#: Whose messages a rate counts together.
+RateScope = Literal["connection", "address", "user"]
+
+#: What happens to what a rate does not allow.
+RateAction = Literal["close", "drop", "wait"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """
+    How much a peer may send: so many messages, bytes or both in ``per`` seconds.
+
+    On average: what was not used is saved up for ``burst`` seconds, so that at first,
+    or after a silence, ``burst / per`` times as much may come at once. See
+    ``docs/rate-limits.md``.
+    """
+
+    #: Messages, and pings but for ``drop``; ``None``: they are not counted.
+    messages: int | None = None
+    #: Bytes of them, inflated, text as UTF-8; ``None``: they are not counted.
+    bytes: int | None = None
+    _: KW_ONLY
+    #: Seconds in which so many may come.
+    per: float = 1.0
+    #: Seconds for which they are saved up; ``None``: as many as ``per``.
+    burst: float | None = None
+    #: What has a limit of its own: each connection, or all connections of this
+    #: process from one address (a /64 of IPv6), or of one user.
+    each: RateScope = "connection"
+    #: ``close`` closes with 1008, ``drop`` discards the message, ``wait`` stops
+    #: reading until it may come.
+    action: RateAction = "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +79,8 @@ class Limits:
     max_groups: int | None = 1000
     #: Seconds that a consumer has to end after its socket did; then GreenletExit.
     stop_timeout: float | None = 10.0
+    #: How much the peer may send; all of them hold.
+    rates: tuple[Rate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +136,34 @@ class TLS:
     require_client_certificate: bool = False
 
 
+#: zlib's. In a third of the time of its usual level, 6, JSON becomes a tenth longer.
+DEFAULT_DEFLATE_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Deflate:
+    """
+    How WebSocket messages are compressed, by permessage-deflate (RFC 7692).
+
+    Clients that do not offer it are sent plain messages. What is worth knowing about
+    compression and secrets is in ``docs/security.md``.
+    """
+
+    #: zlib's level, from 1 to 9. By 3, 1 MiB takes about 9 ms, in which nothing else
+    #: runs; by 6, 25 ms.
+    level: int = DEFAULT_DEFLATE_LEVEL
+    #: Shorter messages are sent as they are: bytes, or characters of a text.
+    min_size: int = 1 * KIB
+    #: Whether messages may refer to earlier ones of the same direction. That takes
+    #: up to 45,000 bytes a connection once it has received a compressed message, and
+    #: 270,000 once its consumer has sent one. What groups send is still compressed
+    #: once for all members; the consumer's next message then begins anew.
+    context_takeover: bool = False
+    #: Size of the window, as its logarithm: from 8 (256 bytes) to 15 (32 KiB). A
+    #: client that does not offer to be told so keeps its own.
+    max_window_bits: int = 15
+
+
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """Everything that one server is told: limits, timeouts, trust."""
@@ -106,8 +171,13 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     http: HTTPLimits = field(default_factory=HTTPLimits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    #: How WebSocket messages are compressed; ``None``: they are not.
+    deflate: Deflate | None = field(default_factory=Deflate)
     #: Connections at a time; at the limit accepting pauses.
     max_connections: int | None = 10_000
+    #: Bytes that wait to be written in this process, a broadcast counted once; above
+    #: it the connections for which most waits are cut.
+    max_total_buffer: int | None = 512 * MIB
     #: Seconds from the first signal to the end of the process.
     drain: float = 25.0
     #: Networks (CIDR), or "unix", whose X-Forwarded-* and Forwarded are believed.
@@ -131,16 +201,87 @@ def check_options(options: ServerOptions) -> ServerOptions:
             zero would stop all work.
 
     """
-    for part in (options.limits, options.http, options.timeouts):
+    check_limits(options.limits)
+    if options.deflate is not None:
+        check_deflate(options.deflate)
+    for part in (options.http, options.timeouts):
         for each in fields(part):
             _check(each.name, getattr(part, each.name))
     _check("max_connections", options.max_connections)
+    _check("max_total_buffer", options.max_total_buffer)
     if options.proxy_protocol and not options.proxies:
         raise ConfigurationError("the PROXY protocol needs proxies that are trusted")
     _check_root_path(options.root_path)
     if options.drain < 0:
         raise ConfigurationError(f"drain must not be negative, not {options.drain}")
     return options
+
+
+def check_limits(limits: Limits) -> Limits:
+    """
+    Return ``limits`` if all of it makes sense: a server's, or a route's own.
+
+    Raises:
+        ConfigurationError: If it does not.
+
+    """
+    if not isinstance(limits, Limits):
+        raise ConfigurationError(f"limits is a Limits object, not {limits!r}")
+    for each in fields(limits):
+        if each.name != "rates":
+            _check(each.name, getattr(limits, each.name))
+    if not isinstance(limits.rates, tuple):
+        raise ConfigurationError(f"rates is a tuple of rates, not {limits.rates!r}")
+    for rate in limits.rates:
+        _check_rate(rate)
+    return limits
+
+
+def check_deflate(deflate: Deflate) -> Deflate:
+    """
+    Return ``deflate`` if all of it makes sense: a server's, or a route's own.
+
+    Raises:
+        ConfigurationError: If it does not.
+
+    """
+    if not isinstance(deflate, Deflate):
+        raise ConfigurationError(f"deflate is a Deflate object, not {deflate!r}")
+    for name, least, most in (
+        ("level", 1, 9),
+        ("min_size", 0, math.inf),
+        ("max_window_bits", 8, 15),
+    ):
+        value = getattr(deflate, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ConfigurationError(
+                f"{name} is a number from {least} to {most}, not {value!r}"
+            )
+    if not isinstance(deflate.context_takeover, bool):
+        raise ConfigurationError(
+            f"context_takeover is True or False, not {deflate.context_takeover!r}"
+        )
+    return deflate
+
+
+def _check_rate(rate: Rate) -> None:
+    if not isinstance(rate, Rate):
+        raise ConfigurationError(f"rates holds {rate!r}, which is no Rate")
+    if rate.messages is None and rate.bytes is None:
+        raise ConfigurationError("a rate needs messages or bytes")
+    for name in ("messages", "bytes", "per", "burst"):
+        value = getattr(rate, name)
+        if value is None and name != "per":
+            continue
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigurationError(f"a rate's {name} is a number, not {value!r}")
+        _check(f"a rate's {name}", value)
+    if rate.each not in get_args(RateScope):
+        known = ", ".join(get_args(RateScope))
+        raise ConfigurationError(f"no rate is for each {rate.each!r}: known is {known}")
+    if rate.action not in get_args(RateAction):
+        known = ", ".join(get_args(RateAction))
+        raise ConfigurationError(f"no rate can {rate.action!r}: known is {known}")
 
 
 def _check_root_path(path: str) -> None:

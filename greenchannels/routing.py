@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from .errors import ConfigurationError
@@ -21,9 +21,18 @@ from .event_sockets import EventSocket
 from .hosting.files import Folder
 from .hosting.views import ViewConsumer
 from .hosting.wsgi import WSGIHost
-from .options import Limits
+from .options import Deflate, Limits, check_deflate, check_limits
 from .security.origin import check_pattern
-from .types import Consumer, Lifespan, Middleware, Receive, Scope, Send, SlowPolicy
+from .types import (
+    Consumer,
+    Lifespan,
+    Middleware,
+    Receive,
+    Scope,
+    Send,
+    SlowPolicy,
+    SocketHandlers,
+)
 
 #: Converters of a pattern's fields: a regular expression and what it becomes.
 CONVERTERS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -46,6 +55,9 @@ SERVES: dict[str, tuple[str, ...]] = {
 
 #: Kinds whose targets need no GSGI between them and the server.
 DIRECT = ("websocket", "wsgi", "static")
+
+#: What may happen to what a slow consumer has no room for.
+SLOW_POLICIES: tuple[SlowPolicy, ...] = get_args(SlowPolicy)
 
 #: Kinds whose paths are prefixes.
 PREFIXES = ("static", "wsgi", "wsgi websocket")
@@ -143,9 +155,14 @@ class Route:
     middleware: tuple[Middleware, ...] = ()
     methods: tuple[str, ...] = ()
     slow: SlowPolicy = "close"
+    announce_drops: bool = False
     limits: Limits | None = None
     origins: tuple[str, ...] | None = None
     subprotocols: tuple[str, ...] = ()
+    #: How messages are compressed; ``False``: they are not, ``None``: as the server's.
+    deflate: Deflate | Literal[False] | None = None
+    #: Makes the consumer object of each socket, for a class-based consumer.
+    handlers: Callable[[], SocketHandlers] | None = None
 
     #: Whether the target can be given the server's own object, without GSGI.
     direct: bool = field(init=False)
@@ -201,9 +218,11 @@ def websocket(
     function: Callable[..., Any],
     *,
     slow: SlowPolicy = "close",
+    announce_drops: bool = False,
     limits: Limits | None = None,
     origins: Iterable[str] | None = None,
     subprotocols: Iterable[str] = (),
+    deflate: Deflate | bool | None = None,
     middleware: Iterable[Middleware] = (),
 ) -> Route:
     """
@@ -212,34 +231,49 @@ def websocket(
     Args:
         path: A pattern, as "/chat/<room>".
         function: A function that blocks; it runs in a greenlet of its own for
-            as long as the socket lives.
-        slow: What happens when more than ``limits.max_write_buffer`` bytes from
-            groups wait for a peer: ``"close"`` closes with 1013.
+            as long as the socket lives. Or a class-based consumer, or what its
+            ``as_asgi()`` returns (see ``greenchannels.generic.websocket``).
+        slow: What happens to a message of a group when more than
+            ``limits.max_write_buffer`` bytes wait for the peer, or to an event when
+            as many wait for the consumer as may: ``"close"`` closes with 1013,
+            ``"drop"`` drops it, ``"latest"`` has it replace those of its group
+            that wait. See ``docs/slow-consumers.md``.
+        announce_drops: Whether the consumer gets an event "layer.dropped" when
+            messages have been dropped. A class-based consumer that has a method
+            ``layer_dropped`` gets it in any case.
         limits: Replaces the server's limits for these sockets.
         origins: Patterns of allowed origins, beside the server's own; ``None``
             allows the host asked for.
         subprotocols: What the function speaks, best first.
+        deflate: How messages are compressed, in place of the server's: ``False``
+            for not at all, ``True`` for the defaults.
         middleware: Consumers around the function, outermost first.
 
     Raises:
         ConfigurationError: If something of this is wrong.
 
     """
+    application = getattr(function, "as_asgi", None)
+    if isinstance(function, type) and application is not None:
+        function = application()
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError(f"{path}: {function!r} is not a function")
-    if slow != "close":
-        raise ConfigurationError(f"{path}: no policy {slow!r}: known is 'close'")
+    handlers = getattr(function, "new_handlers", None)
+    _check_slow(path, slow)
     if isinstance(subprotocols, str) or isinstance(origins, str):
         raise ConfigurationError(f"{path}: subprotocols and origins are lists of str")
     route = Route(
         "websocket",
         _checked(path),
         function,
-        partial(run_function, function),
+        partial(run_function, function) if handlers is None else function,
         slow=slow,
-        limits=limits,
+        announce_drops=announce_drops or _takes_drops(function),
+        limits=None if limits is None else check_limits(limits),
         origins=None if origins is None else tuple(map(check_pattern, origins)),
         subprotocols=tuple(subprotocols),
+        deflate=_checked_deflate(path, deflate),
+        handlers=handlers,
     )
     return _wrap(route, tuple(middleware))
 
@@ -328,25 +362,33 @@ def gsgi(
     path: str,
     consumer: Consumer,
     *,
+    slow: SlowPolicy = "close",
+    announce_drops: bool = False,
     middleware: Iterable[Middleware] = (),
     origins: Iterable[str] | None = None,
     limits: Limits | None = None,
+    deflate: Deflate | bool | None = None,
 ) -> Route:
     """
     Serve HTTP and WebSockets at ``path`` by ``consumer(scope, receive, send)``.
 
     The consumer gets the lifespan scope as well; raising there means that it
-    does not support it. See ``docs/gsgi.md``.
+    does not support it. See ``docs/gsgi.md``. ``slow`` and ``announce_drops`` are
+    those of ``websocket``.
     """
     if not callable(consumer):
         raise ConfigurationError(f"{path}: {consumer!r} is not callable")
+    _check_slow(path, slow)
     route = Route(
         "gsgi",
         _checked(path),
         consumer,
         consumer,
-        limits=limits,
+        slow=slow,
+        announce_drops=announce_drops,
+        limits=None if limits is None else check_limits(limits),
         origins=None if origins is None else tuple(map(check_pattern, origins)),
+        deflate=_checked_deflate(path, deflate),
     )
     return _wrap(route, tuple(middleware))
 
@@ -394,11 +436,33 @@ def run_function(
     # The server ends the socket: once its children have ended.
 
 
+def _takes_drops(function: Callable[..., Any]) -> bool:
+    """Say whether a class-based consumer handles "layer.dropped"."""
+    return hasattr(getattr(function, "consumer_class", None), "layer_dropped")
+
+
+def _check_slow(path: str, slow: str) -> None:
+    if slow not in SLOW_POLICIES:
+        known = ", ".join(map(repr, SLOW_POLICIES))
+        raise ConfigurationError(f"{path}: no policy {slow!r}: known are {known}")
+
+
 def _checked(path: str, *, empty: bool = False) -> str:
     if not isinstance(path, str) or not (path.startswith("/") or (empty and not path)):
         raise ConfigurationError(f"a path begins with '/', not {path!r}")
     Pattern(path)
     return path
+
+
+def _checked_deflate(
+    path: str, deflate: Deflate | bool | None
+) -> Deflate | Literal[False] | None:
+    if deflate is None or deflate is False:
+        return deflate
+    try:
+        return check_deflate(Deflate() if deflate is True else deflate)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _wrap(route: Route, middleware: tuple[Middleware, ...]) -> Route:

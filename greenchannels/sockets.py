@@ -176,6 +176,33 @@ class WebSocket(RequestFields, Parent):
         """
         raise NotImplementedError
 
+    # For class-based consumers.
+
+    def receive_undecided(self) -> Data | Event:
+        """
+        Return the next message or event; does not accept the handshake.
+
+        Blocks until another greenlet has decided it, or an event came before.
+
+        Raises:
+            ConnectionEnded: When the socket is over and all was received.
+            RuntimeError: If another greenlet receives already.
+
+        """
+        raise NotImplementedError
+
+    def send_event(self, event: Event) -> None:
+        """Send a GSGI event; blocks like ``send``."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """End the socket for its consumer's failure: 500, or 1011."""
+        raise NotImplementedError
+
+    def count_unhandled_event(self, kind: str, why: str) -> None:
+        """Count an event that no handler took; warn once a route and type."""
+        raise NotImplementedError
+
     def _layer(self) -> Layer:
         """Return the layer of this socket's server."""
         raise NotImplementedError

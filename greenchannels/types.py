@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 #: What a request is about: a dict as in ASGI 3 (www 2.5, lifespan).
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -39,6 +39,27 @@ Data: TypeAlias = str | bytes
 
 #: Fields of a response or of the 101.
 HeaderList: TypeAlias = Iterable[tuple[str | bytes, str | bytes]]
+
+
+class SocketHandlers(Protocol):
+    """
+    What a server calls for one socket of a class-based consumer.
+
+    The methods may block. Whatever they raise ends the socket.
+    """
+
+    #: How many handlers of one socket may run at a time.
+    max_concurrency: int
+
+    def socket_opened(self, socket: Any, /) -> None:
+        """Take the socket, whose handshake has not been decided; called first."""
+
+    def socket_received(self, message: Data | Event, /) -> None:
+        """Take a message of the peer, or an event of a group or a channel."""
+
+    def socket_closed(self, code: int, reason: str, /) -> None:
+        """Clean up: the socket is over. Called last, and always."""
+
 
 #: What happens to a member that reads too slowly.
 SlowPolicy: TypeAlias = Literal["close", "drop", "latest"]

@@ -587,3 +587,139 @@ def test_waiting_is_jittered_bounded_and_ends_when_online(browser, chat):
         2,
     ]
     check_errors(page)
+
+
+# The live blog.
+
+
+@pytest.fixture(scope="module")
+def blog(tmp_path_factory):
+    """A server of the live blog."""
+    with serving("liveblog", tmp_path_factory.mktemp("blog")) as server:
+        yield server
+
+
+def post(server, slug, content, kind="application/json"):
+    """Post to a blog; return status and answer."""
+    request = urllib.request.Request(
+        f"http://{server.address}/blogs/{quote(slug)}/posts",
+        data=content.encode(),
+        headers={"Content-Type": kind},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def read_blog(server, slug):
+    """Return a socket that reads a blog."""
+    return connect(f"ws://{server.address}/blogs/{quote(slug, safe='')}/live")
+
+
+def test_a_post_is_shown_to_all_who_read_and_who_come_later(blog):
+    """Each blog has its own readers; numbers grow."""
+    with (
+        read_blog(blog, "launch") as ann,
+        read_blog(blog, "launch") as bob,
+        read_blog(blog, "garden") as eve,
+    ):
+        status, first = post(blog, "launch", '{"text": " We are live. "}')
+        assert (status, first["text"]) == (201, "We are live.")
+        assert hear(ann) == hear(bob) == first
+        assert post(blog, "garden", '{"text": "Rain."}')[1] == hear(eve)
+        second = post(blog, "launch", json.dumps({"text": "x" * 2000}))[1]
+        assert hear(ann) == hear(bob) == second
+        assert second["text"] == "x" * 1000 and second["number"] > first["number"]
+        with read_blog(blog, "launch") as late:
+            assert [hear(late), hear(late)] == [first, second]
+
+
+@pytest.mark.parametrize("slug", ["nowhere", "größe", "x" * 150])
+def test_a_blog_that_is_not_there(blog, slug):
+    """An answer and a code of its own; a post is 404."""
+    with read_blog(blog, slug) as socket:
+        assert hear(socket) == {"error": "There is no such blog."}
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=PATIENCE)
+        assert socket.close_code == 4404
+    assert post(blog, slug, '{"text": "hello"}')[0] == 404
+
+
+@pytest.mark.parametrize("slug", ["x" * 300, "a\x07b"])
+def test_a_blog_that_cannot_be_is_404(blog, slug):
+    """Its name is none for a group."""
+    with pytest.raises(InvalidStatus) as refused, read_blog(blog, slug):
+        pass
+    assert refused.value.response.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        *(("nonsense", "application/json"), ("[]", "application/json")),
+        *(("{}", "application/json"), ('{"text": " "}', "application/json")),
+        *(('{"text": 7}', "application/json"), ('{"text": "x"}', "text/plain")),
+    ],
+)
+def test_what_is_no_post_is_refused(blog, content, kind):
+    """Forms of other sites cannot send JSON without being asked first."""
+    assert post(blog, "garden", content, kind) == (400, {"error": "A post has a text."})
+
+
+@pytest.mark.parametrize("said", ["nonsense", '{"text": "x"}', b"\x00"])
+def test_readers_only_read(blog, said):
+    """Whatever they say: 1008."""
+    with read_blog(blog, "garden") as socket:
+        socket.send(said)
+        with pytest.raises(ConnectionClosed):
+            while True:
+                socket.recv(timeout=PATIENCE)
+        assert socket.close_code == 1008
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_two_pages_read_a_blog(browser, blog):
+    """What one posts, both show, as text; a page without a blog says so."""
+    url = f"http://{blog.address}/blogs/launch"
+    ann, bob = browser.open(url), browser.open(url, width=375, height=800)
+    for page in (ann, bob):
+        page.wait("document.querySelector('#status').textContent === 'Live'")
+    markup = "<img src=x onerror='document.title = 1'><b>&amp;"
+    ann.evaluate("document.querySelector('#text').focus()")
+    ann.type(markup)
+    ann.click("#write button")
+    for page in (ann, bob):
+        wait_shown(page, "#posts li", markup)
+        assert page.evaluate("document.querySelectorAll('#posts img').length") == 0
+    ann.wait("document.querySelector('#text').value === ''")
+    assert bob.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    nowhere = browser.open(f"http://{blog.address}/blogs/nowhere")
+    wait_shown(nowhere, "#status", "No such blog")
+    for page in (ann, bob, nowhere):
+        check_errors(page)
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_a_blogs_page_comes_back_after_the_server_did(browser, tmp_path):
+    """And shows what is there now."""
+    server = Server("liveblog", tmp_path)
+    try:
+        page = browser.open(f"http://{server.address}/blogs/garden")
+        page.wait("document.querySelector('#status').textContent === 'Live'")
+        post(server, "garden", '{"text": "before"}')
+        wait_shown(page, "#posts li", "before")
+        server.stop()
+        page.wait("document.querySelector('#status').textContent !== 'Live'")
+        server = Server("liveblog", tmp_path, server.port)
+        page.wait("document.querySelector('#status').textContent === 'Live'")
+        post(server, "garden", '{"text": "after"}')
+        wait_shown(page, "#posts li", "after")
+        assert page.evaluate("document.querySelectorAll('#posts li').length") == 1
+        check_errors(page)
+    finally:
+        server.stop()

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from _socket import socket as RawSocket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from typing import Any
 
@@ -17,11 +17,13 @@ import gevent
 from gevent.event import Event
 
 from ..errors import ConfigurationError
-from ..layers.registry import make_layer
+from ..layers.ipc_folder import default_name
+from ..layers.registry import configured_url, make_layer
 from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..net.outlet import keep_frame_chunks
-from ..options import HTTPLimits, Limits, ServerOptions, Timeouts
+from ..options import Deflate, HTTPLimits, Limits, ServerOptions, Timeouts
+from ..routing import Router
 from ..servers.access import AccessLog
 from ..servers.server import Server
 from .apps import AppError, load_router
@@ -34,7 +36,9 @@ from .binds import (
     read_activation,
 )
 from .params import Seconds, Size, limit_options, pick
+from .patching import patch
 from .tls import read_certificates, reload_on_hangup, tls_options
+from .worker_options import wants_arbiter, worker_options
 
 #: Memory for the frames of this many greenlets (16 KiB each) is kept for the next
 #: ones: starting a greenlet then costs a third.
@@ -47,7 +51,7 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
 
 \b
   greenchannels run app:routing
-  greenchannels run app:routing --host 0.0.0.0 --port 80
+  greenchannels run app:routing --host 0.0.0.0 --port 80 --workers 4
   greenchannels run app:routing --unix /run/app.sock --proxy unix
   greenchannels run app:routing --bind 0.0.0.0:80 --bind '[::]:80'
   greenchannels run app:routing --certfile site.pem --keyfile site.key
@@ -97,14 +101,19 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     metavar="PATTERN",
     help="Let pages of this origin open sockets too. Repeatable.",
 )
+@click.option(
+    "--no-deflate",
+    is_flag=True,
+    help="Do not compress WebSocket messages, whatever clients offer.",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks to browsers.")
 @click.option(
     "--layer",
-    default="memory://",
-    show_default=True,
+    metavar="URL",
     envvar="GREENCHANNELS_LAYER",
     show_envvar=True,
-    help="Groups and channels.",
+    help="Groups and channels: memory:// or ipc://NAME.  [default: memory://;"
+    " with workers ipc:// and a name of this user, folder and app]",
 )
 @click.option(
     "--max-connections",
@@ -114,34 +123,81 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     help="At a time; at the limit accepting pauses.",
 )
 @click.option(
+    "--max-total-buffer",
+    type=Size(),
+    default="512m",
+    show_default=True,
+    help="Bytes that wait for all peers; above it the slowest are cut.",
+)
+@click.option(
     "--drain",
     type=Seconds(),
     default="25",
     show_default=True,
     help="From the first signal to the end.",
 )
+@worker_options
 @limit_options
 def run(app: str, **values: Any) -> None:
     """Serve the routing called MODULE:ROUTING, as app:routing."""
-    _set_up_logging(values["log_level"], values["debug"])
+    several = wants_arbiter(values)
+    if not several:
+        patch()
+    _set_up_logging(values["log_level"], values["debug"], several)
     try:
         binds = choose(values, read_activation(os.environ))
-        options = _options(values)
+        options = server_options(values)
         certificates = read_certificates(values)
-        router = load_router(app)
-        access_log = _open_access_log(values["access_log"])
-        layer = make_layer(values["layer"])
+        router = Router([]) if several else load_router(app)  # else in the workers
+        access_log = open_access_log(values["access_log"])
+        layer = make_layer(layer_url(values, app, several))
         server = Server(router, options=options, layer=layer, access_log=access_log)
     except (AppError, ConfigurationError, ActivationError) as error:
-        _say(f"Error: {error}")
+        say(f"Error: {error}")
         sys.exit(EXIT_USAGE)
     timeout = options.timeouts.write_timeout
     try:
         socks = bind_each(binds, values["unix_mode"], write_timeout=timeout)
     except BindError as error:
-        _say(f"Error: {error}")
+        say(f"Error: {error}")
         sys.exit(EXIT_USAGE if error.inherited else EXIT_START)
-    sys.exit(serve(server, socks, certificates))
+    if several:
+        from .workers import serve_by_workers
+
+        sys.exit(serve_by_workers(app, values, socks, certificates is not None))
+    with pid_file(values["pid_file"], socks):
+        sys.exit(serve(server, socks, certificates))
+
+
+def layer_url(values: dict[str, Any], app: str, several: bool) -> str:
+    """Return the URL of the layer: the one asked for, else what suits the processes."""
+    if url := values["layer"] or configured_url():
+        return str(url)
+    if several:
+        return "ipc://" + default_name(app, os.getcwd(), os.getuid())
+    return "memory://"
+
+
+@contextlib.contextmanager
+def pid_file(path: str | None, socks: Iterable[RawSocket]) -> Iterator[None]:
+    """Have a file with this process's id, for as long as the block lasts."""
+    if path is None:
+        yield
+        return
+    from gunicorn.pidfile import Pidfile
+
+    file = Pidfile(path)
+    try:
+        file.create(os.getpid())
+    except (RuntimeError, OSError) as error:
+        say(f"Error: {error}")
+        for sock in socks:
+            close_listening(sock)
+        sys.exit(EXIT_START)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def serve(
@@ -160,24 +216,24 @@ def serve(
         server.start()
     except Exception as error:
         logging.getLogger("greenchannels").exception("a lifespan failed")
-        _say(f"Error: the app could not start: {error}")
+        say(f"Error: the app could not start: {error}")
         for sock in socks:
             close_listening(sock)
         return EXIT_START
     for sock in socks:
         listener = server.listen(sock, certificates)
         where = describe(listener.address, certificates is not None)
-        _say(f"Listening on {where} (Ctrl-C to stop)")
+        say(f"Listening on {where} (Ctrl-C to stop)")
     stop.wait()
-    _say("Stopping.")
+    say("Stopping.")
     server.stop()
     for handler in handlers:
         handler.cancel()
-    _let_go_of_stdout()
+    let_go_of_stdout()
     return EXIT_OK
 
 
-def _let_go_of_stdout() -> None:
+def let_go_of_stdout() -> None:
     """Whoever read the access log may have gone: that is no failure of ours."""
     try:
         sys.stdout.flush()
@@ -197,18 +253,20 @@ def describe(address: Any, secure: bool = False) -> str:
 
 def _on_signal(stop: Event) -> None:
     if stop.is_set():
-        _say("Stopped without waiting.")
+        say("Stopped without waiting.")
         sys.stdout.flush()
         os._exit(EXIT_SECOND_SIGNAL)
     stop.set()
 
 
-def _options(values: dict[str, Any]) -> ServerOptions:
+def server_options(values: dict[str, Any]) -> ServerOptions:
     return ServerOptions(
         limits=pick(Limits, values),
         http=pick(HTTPLimits, values),
         timeouts=pick(Timeouts, values),
+        deflate=None if values["no_deflate"] else Deflate(),
         max_connections=values["max_connections"],
+        max_total_buffer=values["max_total_buffer"],
         drain=values["drain"] if values["drain"] is not None else 10.0**9,
         proxies=values["proxies"],
         proxy_protocol=values["proxy_protocol"],
@@ -218,7 +276,7 @@ def _options(values: dict[str, Any]) -> ServerOptions:
     )
 
 
-def _open_access_log(where: str) -> AccessLog:
+def open_access_log(where: str) -> AccessLog:
     if where == "off":
         return AccessLog()
     if where == "-":
@@ -233,13 +291,15 @@ def _open_access_log(where: str) -> AccessLog:
         ) from error
 
 
-def _set_up_logging(level: str | None, debug: bool) -> None:
+def _set_up_logging(level: str | None, debug: bool, several: bool) -> None:
     name = level or ("debug" if debug else "info")
+    process = "[%(process)d] " if several else ""
     logging.basicConfig(
-        level=name.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=name.upper(),
+        format=f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s",
     )
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Tell the operator something, on the standard error."""
     print(text, file=sys.stderr, flush=True)

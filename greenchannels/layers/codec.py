@@ -22,6 +22,7 @@ from uuid import UUID
 import msgspec
 
 from ..errors import MessageTooLarge
+from ..net.backlog import NO_TOPIC, Backlog, SharedFrame
 from ..options import MIB
 
 #: Largest message that a layer carries, in bytes of its encoded payload.
@@ -54,10 +55,13 @@ class Broadcast:
         payload: The text, the bytes, or the packed event.
         size: Bytes of the payload when encoded.
         encodings: What ``encoded`` has computed, by function.
+        topic: Where it was sent, once a layer has taken it: a newer message of the
+            same topic may replace it at a slow member.
+        backlog: Counts the frames made of it, once a layer has taken it.
 
     """
 
-    __slots__ = ("encodings", "kind", "payload", "size")
+    __slots__ = ("backlog", "encodings", "kind", "payload", "size", "topic")
 
     def __init__(self, kind: Kind, payload: str | bytes) -> None:
         self.kind = kind
@@ -69,14 +73,24 @@ class Broadcast:
             raise MessageTooLarge(size, MAX_MESSAGE)
         self.size = size
         self.encodings: dict[object, Any] = {}
+        self.topic = NO_TOPIC
+        self.backlog: Backlog | None = None
 
     def encoded(self, encode: Callable[[Any], Any]) -> Any:
         """Return ``encode(payload)``, computed once for each function."""
         try:
             return self.encodings[encode]
         except KeyError:
-            result = self.encodings[encode] = encode(self.payload)
-            return result
+            return self.keep(encode, encode(self.payload))
+
+    def keep(self, encode: object, result: Any) -> Any:
+        """Return what ``encode`` made, kept for those who ask for the same."""
+        self.encodings[encode] = result
+        if type(result) is SharedFrame:
+            result.topic = self.topic
+            if self.backlog is not None:
+                self.backlog.hold(result)
+        return result
 
 
 def make_broadcast(message: object) -> Broadcast:

@@ -38,6 +38,16 @@ SUBSCRIBE_TIMEOUT = 2.0
 #: Longest group name, in bytes of UTF-8.
 MAX_NAME = 200
 
+#: What slow members are denied, as ``stats`` calls it for a route and for all.
+SLOW_TOTALS = {
+    "sockets closed": "closed for being slow",
+    "frames dropped": "frames dropped for slow members",
+    "frames replaced": "frames replaced for slow members",
+    "events dropped": "events dropped for slow members",
+    "events replaced": "events replaced for slow members",
+    "connections cut": "connections cut for memory",
+}
+
 _CHANNEL_NAME = re.compile(r"[A-Za-z0-9._-]+(?:[!?][A-Za-z0-9._-]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _get_ident = get_original("_thread", "get_ident")
@@ -95,6 +105,11 @@ def user_topic(user_id: str) -> str:
     return "u:" + user_id
 
 
+def channel_topic(name: str) -> str:
+    """Return what messages to one channel are about: they are a group of their own."""
+    return "c:" + name
+
+
 def check_channel_name(name: str) -> str:
     """Return ``name`` if a channel may be called so, else raise."""
     if not isinstance(name, str):
@@ -123,6 +138,8 @@ class Layer:
         self._epoch = 1
         #: What happened to messages, by name.
         self.counters: Counter[str] = Counter()
+        self._slow: dict[str, dict[str, Any]] = {}
+        self._rates: dict[str, dict[str, int]] = {}
         #: Names this process in channel names; empty until started.
         self.origin = ""
 
@@ -152,13 +169,44 @@ class Layer:
         """Whether a broadcast still waits to reach some members."""
         return any(t.unfinished for t in self._topics.values())
 
-    def stats(self) -> dict[str, int]:
-        """Return counts of what happened so far, and the present sizes."""
+    def stats(self) -> dict[str, Any]:
+        """
+        Return counts of what happened so far, and the present sizes.
+
+        "slow" has, by route, the policy for slow consumers and what it did; "rates"
+        what became of sockets and messages above a route's rates.
+        """
         return {
             **self.counters,
             "groups": len(self._topics),
             "channels": len(self._channels),
+            "slow": {route: dict(counts) for route, counts in self._slow.items()},
+            "rates": {route: dict(counts) for route, counts in self._rates.items()},
         }
+
+    def count_slow(
+        self, route: str, policy: str | None, what: str, number: int = 1
+    ) -> None:
+        """
+        Count what members were denied that read too slowly.
+
+        Args:
+            route: The pattern of their route.
+            policy: What that route does about them, if it has a policy.
+            what: A key of ``SLOW_TOTALS``.
+            number: How many.
+
+        """
+        self.counters[SLOW_TOTALS[what]] += number
+        counts = self._slow.get(route)
+        if counts is None:
+            counts = self._slow[route] = {"policy": policy}
+        counts[what] = counts.get(what, 0) + number
+
+    def rate_counts(self, route: str) -> dict[str, int]:
+        """Return what ``stats`` shows of a route's rates, to be counted up."""
+        counts = {"closed": 0, "dropped": 0, "waits": 0}
+        return self._rates.setdefault(route, counts)
 
     # Membership.
 
@@ -329,7 +377,14 @@ class Layer:
         if member is None:
             self.counters["sent to channels that have gone"] += 1
         else:
+            self._take(channel_topic(name), broadcast)
             member.deliver(broadcast)
+
+    def _take(self, topic: str, broadcast: Broadcast) -> None:
+        """Note what a message is about, and who counts the frames made of it."""
+        broadcast.topic = topic
+        if self._reactor is not None:
+            broadcast.backlog = self._reactor.backlog
 
     def _publish(self, topic: str, broadcast: Broadcast, name: str) -> bool:
         number = self._numbers[topic] = self._numbers.get(topic, 0) + 1
@@ -367,6 +422,7 @@ class Layer:
         self, topic: str, found: Topic, broadcast: Broadcast, exclude: object
     ) -> None:
         """Serve the first slice now, unless earlier broadcasts are unfinished."""
+        self._take(topic, broadcast)
         snapshot = found.snapshot
         if snapshot is None:
             snapshot = found.snapshot = list(found.members)

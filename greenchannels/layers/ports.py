@@ -8,8 +8,8 @@ and bytes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 #: Called with ``(topic, data, origin)``. Never blocks, never runs user code.
 Deliver: TypeAlias = Callable[[str, bytes, str], None]
@@ -54,3 +54,40 @@ class Bus(Protocol):
 
     def close(self) -> None:
         """Leave the others."""
+
+
+class Ledger(Protocol):
+    """What acknowledgements say of the messages before them; never blocks."""
+
+    def describe(self, topics: Sequence[str]) -> bytes:
+        """Return a note on what was published of ``topics`` until now."""
+
+    def learn(self, origin: str, topics: Sequence[str | None], note: bytes) -> None:
+        """
+        Take the note of another process.
+
+        Args:
+            origin: The process.
+            topics: What it describes; ``None`` for topics of no interest any more.
+            note: What its ledger returned.
+
+        Raises:
+            ValueError: If it is no note.
+
+        """
+
+    def forget(self, origin: str) -> None:
+        """The process has ended."""
+
+
+@runtime_checkable
+class Acknowledging(Protocol):
+    """
+    What a bus is, too, if those who publish acknowledge each subscription.
+
+    Attributes:
+        ledger: Set before the start; writes and reads the acknowledgements' notes.
+
+    """
+
+    ledger: Ledger | None

@@ -7,10 +7,12 @@ raises ``ConfigurationError``.
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 
 from ..errors import ConfigurationError
 from ..net.reactor import Reactor
+from .ipc import IpcBus
 from .layer import Layer
 from .memory import MemoryBus
 
@@ -26,7 +28,8 @@ def configure(*, layer: str | None) -> None:
     Set the layer of this process by URL, for servers started after this.
 
     Args:
-        layer: ``"memory://"``, or ``None`` to forget what was configured.
+        layer: ``"memory://"``, ``"ipc://NAME"``, or ``None`` to forget what was
+            configured.
 
     Raises:
         ConfigurationError: If the URL names no layer.
@@ -53,7 +56,12 @@ def make_layer(url: str) -> Layer:
     """
     if url == "memory://":
         return Layer(MemoryBus())
-    raise ConfigurationError(f"no layer for {url!r}: known is memory://")
+    scheme, _, rest = url.partition("://")
+    if scheme == "ipc":
+        return Layer(IpcBus(rest))
+    raise ConfigurationError(
+        f"no layer for {url!r}: known are memory:// and ipc://NAME"
+    )
 
 
 def start_layer(layer: Layer, reactor: Reactor) -> None:
@@ -91,3 +99,7 @@ def current_layer() -> Layer:
         "no server runs in this process and no layer reaches one from here:"
         " configure a layer that does (memory:// lives inside a server)"
     )
+
+
+#: A child that was forked serves nobody: its layers were its parent's.
+os.register_at_fork(after_in_child=_started.clear)

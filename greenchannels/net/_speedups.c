@@ -35,10 +35,20 @@
 #define MORE_FOLLOWS 0
 #endif
 
+/* What waits in all outlets of a hub. */
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t own;
+    Py_ssize_t shared;
+    Py_ssize_t limit;
+    char over;
+} Tally;
+
 typedef struct {
     PyObject_HEAD
     PyObject *queue;  /* list of bytes: whole frames, in order */
     PyObject *dirty;  /* list of outlets to be written in this turn */
+    Tally *tally;
     Py_ssize_t own;
     Py_ssize_t shared;
     int fd;
@@ -51,18 +61,84 @@ typedef struct {
     char layered;
 } Outlet;
 
+typedef struct {
+    PyTypeObject *outlet;
+    PyTypeObject *tally;
+} State;
+
+static struct PyModuleDef module_def;
+
 static PyObject *str_wake_writer, *str_wait_for_kernel, *str_written, *str_fail,
-    *str_write_now;
+    *str_write_now, *str_overflow;
+
+static int
+Tally_init(Tally *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"limit", NULL};
+    Py_ssize_t limit;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "n:Tally", names, &limit))
+        return -1;
+    self->own = self->shared = 0;
+    self->limit = limit;
+    self->over = 0;
+    return 0;
+}
+
+static void
+Tally_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef Tally_members[] = {
+    {"own", T_PYSSIZET, offsetof(Tally, own), 0, NULL},
+    {"shared", T_PYSSIZET, offsetof(Tally, shared), 0, NULL},
+    {"limit", T_PYSSIZET, offsetof(Tally, limit), 0, NULL},
+    {"over", T_BOOL, offsetof(Tally, over), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot Tally_slots[] = {
+    {Py_tp_doc, "Tally(limit): what waits in all outlets of a hub."},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_init, Tally_init},
+    {Py_tp_dealloc, Tally_dealloc},
+    {Py_tp_members, Tally_members},
+    {0, NULL},
+};
+
+static PyType_Spec Tally_spec = {
+    .name = "greenchannels.net._speedups.Tally",
+    .basicsize = sizeof(Tally),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = Tally_slots,
+};
+
+/* Note that so many bytes of an outlet's own wait. */
+static void
+set_own(Outlet *self, Py_ssize_t own)
+{
+    if (self->tally != NULL)
+        self->tally->own += own - self->own;
+    self->own = own;
+}
 
 static int
 Outlet_init(Outlet *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"fd", "dirty", NULL};
+    static char *names[] = {"fd", "dirty", "tally", NULL};
     int fd;
-    PyObject *dirty;
+    PyObject *dirty, *tally;
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &module_def);
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO!:Outlet", names, &fd,
-                                     &PyList_Type, &dirty))
+    if (module == NULL)
+        return -1;
+    State *state = PyModule_GetState(module);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO!O!:Outlet", names, &fd,
+                                     &PyList_Type, &dirty, state->tally, &tally))
         return -1;
     PyObject *queue = PyList_New(0);
     if (queue == NULL)
@@ -70,8 +146,11 @@ Outlet_init(Outlet *self, PyObject *args, PyObject *kwargs)
     Py_XSETREF(self->queue, queue);
     Py_INCREF(dirty);
     Py_XSETREF(self->dirty, dirty);
+    set_own(self, 0);
+    Py_INCREF(tally);
+    Py_XSETREF(self->tally, (Tally *)tally);
     self->fd = fd;
-    self->own = self->shared = 0;
+    self->shared = 0;
     self->scheduled = self->blocked = self->closing = self->ended = self->heard = 0;
     self->more = self->layered = 0;
     return 0;
@@ -83,6 +162,7 @@ Outlet_traverse(Outlet *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->queue);
     Py_VISIT(self->dirty);
+    Py_VISIT(self->tally);
     return 0;
 }
 
@@ -91,6 +171,8 @@ Outlet_clear(Outlet *self)
 {
     Py_CLEAR(self->queue);
     Py_CLEAR(self->dirty);
+    set_own(self, 0);
+    Py_CLEAR(self->tally);
     return 0;
 }
 
@@ -121,7 +203,7 @@ schedule(Outlet *self)
 static int
 is_ready(Outlet *self, PyObject *frame)
 {
-    if (self->queue == NULL || self->dirty == NULL) {
+    if (self->queue == NULL || self->dirty == NULL || self->tally == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the outlet was not initialized");
         return 0;
     }
@@ -133,6 +215,14 @@ is_ready(Outlet *self, PyObject *frame)
     return 1;
 }
 
+static int
+report_overflow(Tally *tally)
+{
+    PyObject *done = PyObject_CallMethodNoArgs((PyObject *)tally, str_overflow);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 static PyObject *
 Outlet_push(Outlet *self, PyObject *frame)
 {
@@ -142,7 +232,12 @@ Outlet_push(Outlet *self, PyObject *frame)
         return PyLong_FromLong(0);
     if (PyList_Append(self->queue, frame) < 0)
         return NULL;
+    Tally *tally = self->tally;
     self->own += PyBytes_GET_SIZE(frame);
+    tally->own += PyBytes_GET_SIZE(frame);
+    if (tally->own + tally->shared > tally->limit && !tally->over &&
+        report_overflow(tally) < 0)
+        return NULL;
     if (!self->scheduled && schedule(self) < 0)
         return NULL;
     return PyLong_FromSsize_t(self->own);
@@ -251,7 +346,8 @@ write_outlet(Outlet *self)
         Py_XDECREF(done);
         return done == NULL ? -1 : 0;
     }
-    self->own = self->shared = 0;
+    set_own(self, 0);
+    self->shared = 0;
     if (PyList_SetSlice(self->queue, 0, PyList_GET_SIZE(self->queue), NULL) < 0)
         return -1;
     if (self->closing) {
@@ -317,7 +413,6 @@ static PyMethodDef Outlet_methods[] = {
 
 static PyMemberDef Outlet_members[] = {
     {"queue", T_OBJECT_EX, offsetof(Outlet, queue), READONLY, NULL},
-    {"own", T_PYSSIZET, offsetof(Outlet, own), 0, NULL},
     {"shared", T_PYSSIZET, offsetof(Outlet, shared), 0, NULL},
     {"fd", T_INT, offsetof(Outlet, fd), 0, NULL},
     {"scheduled", T_BOOL, offsetof(Outlet, scheduled), 0, NULL},
@@ -330,8 +425,34 @@ static PyMemberDef Outlet_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *
+Outlet_get_own(Outlet *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(self->own);
+}
+
+static int
+Outlet_set_own(Outlet *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "own cannot be deleted");
+        return -1;
+    }
+    Py_ssize_t own = PyLong_AsSsize_t(value);
+    if (own == -1 && PyErr_Occurred())
+        return -1;
+    set_own(self, own);
+    return 0;
+}
+
+static PyGetSetDef Outlet_getset[] = {
+    {"own", (getter)Outlet_get_own, (setter)Outlet_set_own, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot Outlet_slots[] = {
-    {Py_tp_doc, "Outlet(fd, dirty): the frames that wait to be written to a socket."},
+    {Py_tp_doc,
+     "Outlet(fd, dirty, tally): the frames that wait to be written to a socket."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, Outlet_init},
     {Py_tp_dealloc, Outlet_dealloc},
@@ -339,6 +460,7 @@ static PyType_Slot Outlet_slots[] = {
     {Py_tp_clear, Outlet_clear},
     {Py_tp_methods, Outlet_methods},
     {Py_tp_members, Outlet_members},
+    {Py_tp_getset, Outlet_getset},
     {0, NULL},
 };
 
@@ -362,7 +484,7 @@ call_write_now(PyObject *outlet)
 static PyObject *
 write_each(PyObject *module, PyObject *outlets)
 {
-    PyTypeObject *type = *(PyTypeObject **)PyModule_GetState(module);
+    PyTypeObject *type = ((State *)PyModule_GetState(module))->outlet;
     Py_ssize_t i;
 
     if (!PyList_Check(outlets)) {
@@ -508,33 +630,43 @@ static PyMethodDef functions[] = {
 static int
 exec_module(PyObject *module)
 {
-    PyObject **state = PyModule_GetState(module);
+    State *state = PyModule_GetState(module);
 
     str_wake_writer = PyUnicode_InternFromString("wake_writer");
     str_wait_for_kernel = PyUnicode_InternFromString("wait_for_kernel");
     str_written = PyUnicode_InternFromString("written");
     str_fail = PyUnicode_InternFromString("fail");
     str_write_now = PyUnicode_InternFromString("write_now");
+    str_overflow = PyUnicode_InternFromString("overflow");
     if (!str_wake_writer || !str_wait_for_kernel || !str_written || !str_fail ||
-        !str_write_now)
+        !str_write_now || !str_overflow)
         return -1;
-    *state = PyType_FromModuleAndSpec(module, &Outlet_spec, NULL);
-    if (*state == NULL)
+    state->tally =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &Tally_spec, NULL);
+    if (state->tally == NULL || PyModule_AddType(module, state->tally) < 0)
         return -1;
-    return PyModule_AddObjectRef(module, "Outlet", *state);
+    state->outlet =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &Outlet_spec, NULL);
+    if (state->outlet == NULL)
+        return -1;
+    return PyModule_AddType(module, state->outlet);
 }
 
 static int
 traverse_module(PyObject *module, visitproc visit, void *arg)
 {
-    Py_VISIT(*(PyObject **)PyModule_GetState(module));
+    State *state = PyModule_GetState(module);
+    Py_VISIT(state->outlet);
+    Py_VISIT(state->tally);
     return 0;
 }
 
 static int
 clear_module(PyObject *module)
 {
-    Py_CLEAR(*(PyObject **)PyModule_GetState(module));
+    State *state = PyModule_GetState(module);
+    Py_CLEAR(state->outlet);
+    Py_CLEAR(state->tally);
     return 0;
 }
 
@@ -547,7 +679,7 @@ static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "greenchannels.net._speedups",
     .m_doc = "The write queue of transports; outlet.py has the same in Python.",
-    .m_size = sizeof(PyObject *),
+    .m_size = sizeof(State),
     .m_methods = functions,
     .m_slots = module_slots,
     .m_traverse = traverse_module,

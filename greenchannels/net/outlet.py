@@ -1,9 +1,10 @@
 """
 The frames that wait to be written to one socket.
 
-``Outlet`` and ``write_each`` exist twice: in Python here, and in C in
-``_speedups.c``, which takes their names when it has been built. It is the base
-of ``Transport``, which does what is rarer: waiting, failing, closing.
+``Outlet``, ``Tally`` and ``write_each`` exist twice: in Python here, and in C in
+``_speedups.c``, which takes their names when it has been built. ``Outlet`` is the
+base of ``Transport``, which does what is rarer: waiting, failing, closing; ``Tally``
+is the base of ``Backlog``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,33 @@ MAX_VECTORS = 128
 MORE_FOLLOWS = getattr(stdlib_socket, "MSG_MORE", 0)
 
 
+class PureTally:
+    """
+    How much waits in all outlets of a hub.
+
+    Args:
+        limit: Bytes that may wait.
+
+    Attributes:
+        own: Bytes that connections' own frames have.
+        shared: Bytes that the frames of broadcasts have, each counted once.
+        limit: Bytes above which ``overflow`` is called by who adds some.
+        over: Whether it need not be called.
+
+    """
+
+    __slots__ = ("limit", "over", "own", "shared")
+
+    def __init__(self, limit: int) -> None:
+        self.own = self.shared = 0
+        self.limit = limit
+        self.over = False
+
+    def overflow(self) -> None:
+        """More than ``limit`` bytes wait."""
+        raise NotImplementedError
+
+
 class PureOutlet:
     """
     The write queue of a non-blocking socket.
@@ -25,10 +53,12 @@ class PureOutlet:
     Args:
         fd: The socket's descriptor.
         dirty: Outlets to be written in this turn; shared by all of a hub.
+        tally: Counts what waits in all of them.
 
     Attributes:
         queue: Whole frames, in order.
-        own: Bytes in the queue that this connection's consumer sent.
+        own: Bytes in the queue that this connection's consumer sent; the tally
+            follows.
         shared: Bytes in the queue that groups sent.
         scheduled: Whether somebody will call ``write_now`` in this turn.
         blocked: Whether the kernel's buffer is full.
@@ -42,6 +72,8 @@ class PureOutlet:
 
     __slots__ = (
         "_dirty",
+        "_own",
+        "_tally",
         "blocked",
         "closing",
         "ended",
@@ -49,35 +81,49 @@ class PureOutlet:
         "heard",
         "layered",
         "more",
-        "own",
         "queue",
         "scheduled",
         "shared",
     )
 
-    def __init__(self, fd: int, dirty: list[PureOutlet]) -> None:
+    def __init__(self, fd: int, dirty: list[PureOutlet], tally: PureTally) -> None:
         self.fd = fd
         self.queue: list[bytes] = []
-        self.own = self.shared = 0
+        self._own = self.shared = 0
+        self._tally = tally
         self.scheduled = self.blocked = self.closing = self.ended = False
         self.heard = self.more = self.layered = False
         self._dirty = dirty
+
+    @property
+    def own(self) -> int:
+        """Bytes in the queue that this connection's consumer sent."""
+        return self._own
+
+    @own.setter
+    def own(self, size: int) -> None:
+        self._tally.own += size - self._own
+        self._own = size
 
     def push(self, frame: bytes, /) -> int:
         """Queue a frame of the connection's own; return how many bytes wait."""
         if self.closing or self.ended:
             return 0
         self.queue.append(frame)
-        self.own += len(frame)
+        tally = self._tally
+        self._own += len(frame)
+        tally.own += len(frame)
+        if tally.own + tally.shared > tally.limit and not tally.over:
+            tally.overflow()
         if not self.scheduled:
             self._schedule()
-        return self.own
+        return self._own
 
     def push_shared(self, frame: bytes, limit: int, /) -> bool:
         """Queue a frame of a broadcast, unless more than ``limit`` bytes wait."""
         if self.closing or self.ended:
             return True
-        if self.own + self.shared > limit:
+        if self._own + self.shared > limit:
             return False
         self.queue.append(frame)
         self.shared += len(frame)
@@ -97,7 +143,7 @@ class PureOutlet:
         except OSError as error:
             self.fail(error)
             return
-        if sent < self.own + self.shared:
+        if sent < self._own + self.shared:
             self.wait_for_kernel(sent)
             return
         queue.clear()
@@ -181,11 +227,12 @@ def pure_keep_frame_chunks(count: int, /) -> None:
 
 if TYPE_CHECKING:
     Outlet = PureOutlet
+    Tally = PureTally
     write_each = pure_write_each
     keep_frame_chunks = pure_keep_frame_chunks
 else:
     try:
-        from ._speedups import Outlet, keep_frame_chunks, write_each
+        from ._speedups import Outlet, Tally, keep_frame_chunks, write_each
     except ImportError:
-        Outlet, write_each = PureOutlet, pure_write_each
+        Outlet, Tally, write_each = PureOutlet, PureTally, pure_write_each
         keep_frame_chunks = pure_keep_frame_chunks

@@ -1,8 +1,9 @@
 """
 What all connections of one hub share.
 
-A reactor holds the clock, the receive buffer, and the list of transports that
-have something to write at the end of the hub's turn. It also runs long work in
+A reactor holds the clock, the receive buffer, the count of what waits to be
+written, and the list of transports that have something to write at the end of the
+hub's turn. It also runs long work in
 slices, one a turn, so that I/O gets its turn between them: gevent runs
 callbacks that were added by callbacks in the same turn, so a slice that simply
 called ``run_callback`` again would starve the sockets.
@@ -19,6 +20,7 @@ from typing import Any
 import gevent
 from gevent.hub import Hub
 
+from .backlog import Backlog
 from .clock import Clock
 from .outlet import Outlet, write_each
 
@@ -52,6 +54,8 @@ class Reactor:
         self.buffer = bytearray(RECEIVE_BUFFER)
         #: Transports to be written at the end of the hub's turn.
         self.dirty: list[Outlet] = []
+        #: How much waits to be written, and how much may.
+        self.backlog = Backlog(self.loop)
         #: How often a sender's full buffer was taken at once, and it did not wait.
         self.unwaited = 0
         self._slices: deque[Callable[[], object]] = deque()

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import gevent
 from gevent import getcurrent
 
+from .backlog import SharedFrame
 from .clock import Alarm
 from .outlet import MAX_VECTORS, Outlet
 from .reactor import ONE_TURN, Reactor
@@ -34,12 +35,6 @@ from .stream_protocol import GONE, Lingering, StreamProtocol
 FILE_AT_A_TIME = 1024 * 1024
 
 logger = logging.getLogger("greenchannels.net")
-
-
-class SharedFrame(bytes):
-    """A frame that stands in the queues of many transports."""
-
-    __slots__ = ()
 
 
 class Transport(Outlet):
@@ -86,7 +81,7 @@ class Transport(Outlet):
     def __init__(
         self, reactor: Reactor, fd: int, *, write_timeout: float | None = None
     ) -> None:
-        super().__init__(fd, reactor.dirty)
+        super().__init__(fd, reactor.dirty, reactor.backlog)
         self.reactor = reactor
         self.protocol: StreamProtocol
         self.write_timeout = write_timeout
@@ -238,18 +233,26 @@ class Transport(Outlet):
             self._block()
         self.wait_for_progress()
 
+    @property
+    def unsent(self) -> list[bytes]:
+        """The whole frames that wait; a half-sent one is not among them."""
+        return self.queue[self._begun() :]
+
     def drop_unsent(self) -> int:
         """Drop the whole frames that wait; return how many. A half-sent one stays."""
-        kept = self.queue[: self._begun()]
-        dropped = len(self.queue) - len(kept)
-        self.queue[:] = kept
+        dropped = len(self.unsent)
+        self.keep_unsent([])
+        return dropped
+
+    def keep_unsent(self, kept: list[bytes]) -> None:
+        """Drop the whole frames that wait but for ``kept``; a half-sent one stays."""
         waiting = self.own + self.shared
+        self.queue[self._begun() :] = kept
         self._recount()
         self._drained += waiting - self.own - self.shared
         if not self.queue and self.blocked:
             self._unblock()
         self.wake_waiters()
-        return dropped
 
     def _begun(self) -> int:
         """Return how many frames are partly with the kernel already."""
@@ -431,6 +434,11 @@ class Transport(Outlet):
             except OSError:
                 logger.debug("no linger on this socket", exc_info=True)
             self.fail(error)
+
+    def cut(self, error: Exception) -> None:
+        """Abort, and let go of all that waits before this returns. Hub only."""
+        self.abort(error)
+        self._tear_down(error)
 
     def shutdown(self) -> None:
         """Tell the peer that nothing more comes (half close)."""

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteProtocolError
 from ..net.transport import Transport
-from ..routing import NoMatch, Route
+from ..routing import Match, NoMatch, Route
 from ..security.origin import check_pattern, origin_allowed
 from ..text import printable
 from ..wire.handshake import read_handshake
 from ..wire.http1 import Request
+from .bursts import BurstSocket
 from .endpoint import Endpoint
 from .opening import Opening
+from .rates import Rates
 from .requests import route_path
 from .websocket import ServerSocket
 
@@ -43,6 +45,7 @@ class Admission:
         self._proxies = server.proxies
         self._origins = tuple(map(check_pattern, server.options.origins))
         self._endpoints: dict[int, Endpoint] = {}
+        self._rates = Rates(server)
 
     def open_websocket(
         self,
@@ -67,24 +70,38 @@ class Admission:
         elif self._server.draining:
             self._refuse(transport, request, client, 503)
         else:
-            socket = ServerSocket(
-                self._server,
-                transport,
-                Opening(request, handshake, trailing),
-                self._endpoint(match.route),
-                match.params,
-                client,
-            )
+            opening = Opening(request, handshake, trailing)
+            socket = self._socket(transport, opening, match, client)
             if scope:
                 socket.extend_scope(scope)
             self._server.run_socket(socket, match)
+
+    def _socket(
+        self, transport: Transport, opening: Opening, match: Match, client: Any
+    ) -> ServerSocket:
+        """Return the socket for a route: with a greenlet of its own, or in bursts."""
+        route = match.route
+        server, endpoint, params = self._server, self._endpoint(route), match.params
+        if route.handlers is None or not route.direct:
+            return ServerSocket(server, transport, opening, endpoint, params, client)
+        return BurstSocket(
+            server, transport, opening, endpoint, params, client, route.handlers
+        )
 
     def _endpoint(self, route: Route) -> Endpoint:
         found = self._endpoints.get(id(route))
         if found is None:
             limits = route.limits or self._options.limits
+            deflate = self._options.deflate if route.deflate is None else route.deflate
             found = self._endpoints[id(route)] = Endpoint.make(
-                route.path, limits, self._options.timeouts, route.subprotocols
+                route.path,
+                limits,
+                self._options.timeouts,
+                route.subprotocols,
+                self._rates.of_route(route.path, limits.rates),
+                deflate or None,
+                slow=route.slow,
+                announce_drops=route.announce_drops,
             )
         return found
 

@@ -11,6 +11,7 @@ from gevent import Greenlet, getcurrent
 from ..errors import ConnectionEnded
 from ..routing import Match, scope_of
 from ..text import printable
+from .bursts import BurstSocket
 from .websocket import ServerSocket
 
 logger = logging.getLogger("greenchannels.server")
@@ -50,6 +51,9 @@ class Consumers:
 
     def start(self, socket: ServerSocket, match: Match) -> None:
         """Run a socket's consumer, from the hub's next turn on."""
+        if isinstance(socket, BurstSocket):
+            socket.start()
+            return
         greenlet = Consumer(self._consume, socket, match)
         greenlet.gr_context = self._context.copy()
         self._running.add(greenlet)

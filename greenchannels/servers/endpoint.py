@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..options import Limits, Timeouts
+from ..options import Deflate, Limits, Timeouts
+from ..types import SlowPolicy
+from .slow import POLICIES, Policy
+
+if TYPE_CHECKING:
+    from .rates import RouteRates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +28,14 @@ class Endpoint:
     max_write_buffer: int
     #: Names of counts that are logged once a route.
     warned: set[str]
+    #: How much peers may send, if that is limited.
+    rates: RouteRates | None = None
+    #: How messages are compressed for who offers it, ``None``: they are not.
+    deflate: Deflate | None = None
+    #: What happens to messages of groups that do not fit.
+    slow: Policy = POLICIES["close"]
+    #: Whether the consumer gets an event when some have been dropped.
+    announce_drops: bool = False
 
     @classmethod
     def make(
@@ -30,6 +44,10 @@ class Endpoint:
         limits: Limits,
         timeouts: Timeouts,
         subprotocols: tuple[str, ...] = (),
+        rates: RouteRates | None = None,
+        deflate: Deflate | None = None,
+        slow: SlowPolicy = "close",
+        announce_drops: bool = False,
     ) -> Endpoint:
         """Return an endpoint; limits of ``None`` become very large numbers."""
         return cls(
@@ -41,6 +59,10 @@ class Endpoint:
             _or_huge(limits.max_inbox_bytes),
             _or_huge(limits.max_write_buffer),
             set(),
+            rates=rates,
+            deflate=deflate,
+            slow=POLICIES[slow],
+            announce_drops=announce_drops,
         )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..layers.codec import Broadcast
+from ..options import Deflate
+from ..wire.deflate import Parameters, negotiate
 from ..wire.handshake import Handshake
 
 if TYPE_CHECKING:
@@ -64,6 +66,11 @@ class Opening:
             if name in offered:
                 return name
         return None
+
+    def agree(self, deflate: Deflate | None) -> Parameters | None:
+        """Return how messages will be compressed, if both ends want that."""
+        offers = self.handshake.extensions
+        return negotiate(offers, deflate) if offers and deflate is not None else None
 
     def keep_bytes(self, buffer: bytes | bytearray, size: int) -> bool:
         """Keep what the peer sent; return whether it may send more."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from _socket import socket as RawSocket
+from collections.abc import Callable
 from email.utils import formatdate
 from time import time
 from typing import Any
@@ -36,6 +37,7 @@ from .http import HTTPConnection, plain_response
 from .lifespan import LifespanRunner
 from .proxies import TrustedProxies
 from .proxy_header import ProxyHeaders
+from .relief import Relief
 from .requests import Requests
 from .scopes import websocket_scope
 from .websocket import ServerSocket
@@ -85,6 +87,9 @@ class Server:
         self._proxy_headers: ProxyHeaders | None = None
         #: Whether accepting pauses, at the limit.
         self._full = False
+        #: Called at the end of each burst of a class-based consumer's handlers, in
+        #: its greenlet and context: to give back what a handler borrowed.
+        self.burst_hooks: list[Callable[[], object]] = []
         self.lifespan = LifespanRunner(self.router)
         #: Serves requests, and admits sockets.
         self.requests, self.admission = Requests(self), Admission(self)
@@ -103,7 +108,8 @@ class Server:
 
         """
         self.reactor = Reactor()
-        self.workers = Workers(self.reactor.hub, self._context)
+        Relief(self)
+        self.workers = Workers(self.reactor, self._context)
         if self.options.proxy_protocol:
             timeout = self.options.timeouts.head_timeout
             self._proxy_headers = ProxyHeaders(
@@ -259,6 +265,10 @@ class Server:
         self.sockets.add(socket)
         socket.transport.start(socket)
         self._consumers.start(socket, match)
+
+    def new_context(self) -> contextvars.Context:
+        """Return a context for one connection's handlers."""
+        return self._context.copy()
 
     # What connections ask for.
 

@@ -40,9 +40,9 @@ class SocketClosing(SocketOutput):
         self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
         self._end(ConnectionClosed, code, reason)
         self._transport.resume_reading()
-        if self._input_paused:
+        self._input_paused = False
+        if self._wire.pending:
             # The peer's close frame may be among what was kept back.
-            self._input_paused = False
             self._server.reactor.loop.run_callback(self._feed, b"")
 
     # What the peer's control frames ask for.
@@ -99,9 +99,10 @@ class SocketClosing(SocketOutput):
     def write_progress(self) -> None:
         """A peer that had stopped reading has read."""
         transport = self._transport
+        if self._losses is not None:
+            self._peer_reads(self._losses)
         if self._stage is OPEN:
-            if transport.own <= OWN_BUFFER and not self._input_paused:
-                transport.resume_reading()
+            self._read_on()
         elif self._stage is CLOSING and not transport.queue:
             self._all_written()
 

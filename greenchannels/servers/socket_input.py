@@ -12,7 +12,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConnectionEnded
 from ..net.transport import Transport
+from ..options import OWN_BUFFER
 from ..wire.frames import CLOSE
 from .endpoint import Endpoint
 from .opening import Opening
@@ -21,6 +23,7 @@ from .socket_life import CLOSING, OPEN
 from .socket_run import in_hub
 
 if TYPE_CHECKING:
+    from .intake import Intake
     from .server import Server
 
 
@@ -60,6 +63,22 @@ class SocketInput(SocketKeepalive):
         #: Whether the consumer takes events; ``None`` until it received.
         self._listening: bool | None = None
 
+    @property
+    def next_ping(self) -> float | None:
+        """When our next ping is due: another time than before the last one."""
+        return getattr(self, "_ping_due", None)
+
+    @property
+    def user_topic(self) -> str | None:
+        """What tells the user of this socket from others, if it has one."""
+        return self._user_topic
+
+    def peer_host(self) -> str | None:
+        """Return the peer's address, through trusted proxies, if it has one."""
+        scope = self._get_scope() if self._scope is None else self._scope
+        client = scope.get("client")
+        return str(client[0]) if client else None
+
     def data_received(self, buffer: bytes | bytearray, size: int) -> None:
         """Take ``size`` bytes from the transport, and wake the consumer."""
         if self._stage is not OPEN:
@@ -68,8 +87,9 @@ class SocketInput(SocketKeepalive):
         endpoint = self._endpoint
         wire = self._wire
         inbox = self._inbox
-        if inbox:
-            self._append(buffer, size)
+        ending = False
+        if inbox or endpoint.rates is not None:
+            ending = self._append(buffer, size)
         else:
             messages = wire.decode(
                 buffer, size, endpoint.max_inbox, endpoint.max_inbox_bytes
@@ -82,34 +102,77 @@ class SocketInput(SocketKeepalive):
                 received = self._inbox_bytes = wire.decoded_bytes
                 if count >= endpoint.max_inbox or received >= endpoint.max_inbox_bytes:
                     self._pause_input()
-        ending = False
         if wire.controls is not None or wire.error is not None:
             controls = wire.controls
-            ending = controls is None or controls[-1][0] == CLOSE
-            ending = ending or wire.error is not None
+            if controls is None or controls[-1][0] == CLOSE or wire.error is not None:
+                ending = True
             if not ending:
                 self._take_controls()
         if self._waiter is not None and self._inbox:
             self._waiter.switch()
         if ending:
             # After the consumer, which may have answered what came before.
-            self._take_controls()
+            self._take_end()
 
-    def _append(self, buffer: bytes | bytearray, size: int) -> None:
-        """Decode behind what still waits in the inbox."""
-        endpoint, wire = self._endpoint, self._wire
+    def _append(self, buffer: bytes | bytearray, size: int) -> bool:
+        """
+        Decode behind what still waits in the inbox.
+
+        Returns:
+            Whether that exceeded a rate which closes.
+
+        """
+        if not self._inbox:
+            self._inbox_bytes = 0
+        rates = self._endpoint.rates
+        if rates is None:
+            count, most_bytes = self._room()
+            self._put(self._wire.decode(buffer, size, count, most_bytes))
+            return False
+        intake = rates.intake(self, self._wire.controls)
+        self._append_allowed(intake, buffer, size)
+        intake.count_controls(self._wire.controls)
+        return intake.exceeded
+
+    def _append_allowed(
+        self, intake: Intake, buffer: bytes | bytearray, size: int
+    ) -> None:
+        """Decode what the rates allow; wait if they do not allow all of it."""
+        wire = self._wire
+        while True:
+            count, most_bytes = self._room()
+            allowed, allowed_bytes = intake.allowance()
+            messages = wire.decode(
+                buffer, size, min(count, allowed), min(most_bytes, allowed_bytes)
+            )
+            self._put(intake.admit(messages))
+            if self._input_paused or intake.exceeded or not wire.pending:
+                return
+            if not allowed:
+                self._transport.pause_reading()
+                intake.wait()
+                return
+            buffer, size = b"", 0
+
+    def _room(self) -> tuple[int, int]:
+        """Return how many messages and bytes may join the inbox: one at least."""
+        endpoint = self._endpoint
         count = len(self._inbox) - self._event_count
-        messages = wire.decode(
-            buffer,
-            size,
+        return (
             max(1, endpoint.max_inbox - count),
             max(1, endpoint.max_inbox_bytes - self._inbox_bytes),
         )
+
+    def _put(self, messages: list[Any]) -> None:
+        """Put what has just been decoded behind what waits; pause at the bounds."""
+        if not messages:
+            return
+        endpoint = self._endpoint
         messages.reverse()
         self._inbox[:0] = messages
-        self._inbox_bytes += wire.decoded_bytes
+        self._inbox_bytes += self._wire.decoded_bytes
         if (
-            count + len(messages) >= endpoint.max_inbox
+            len(self._inbox) - self._event_count >= endpoint.max_inbox
             or self._inbox_bytes >= endpoint.max_inbox_bytes
         ):
             self._pause_input()
@@ -146,32 +209,53 @@ class SocketInput(SocketKeepalive):
         if self._stage is not OPEN:
             self._transport.resume_reading()
             return
-        endpoint, wire = self._endpoint, self._wire
-        messages = wire.decode(b"", 0, endpoint.max_inbox, endpoint.max_inbox_bytes)
-        self._inbox_bytes = wire.decoded_bytes
-        messages.reverse()
-        self._inbox[:0] = messages
-        if wire.controls is not None or wire.error is not None:
-            self._take_controls_after(messages)
-        if (
-            len(messages) >= endpoint.max_inbox
-            or wire.decoded_bytes >= endpoint.max_inbox_bytes
-        ):
-            self._input_paused = True
-        else:
+        wire = self._wire
+        if self._append(b"", 0) or wire.controls is not None or wire.error is not None:
+            self._take_end_after_inbox()
+        if not self._held_back():
             self._transport.resume_reading()
 
-    def _take_controls_after(self, messages: list[Any]) -> None:
+    def _take_end_after_inbox(self) -> None:
         """Let the consumer have the messages that came before, if there are any."""
-        if messages:
-            self._server.reactor.loop.run_callback(self._take_controls_later)
+        if self._inbox:
+            self._server.reactor.loop.run_callback(self._take_end_later)
         else:
-            self._take_controls()
+            self._take_end()
 
     @in_hub
-    def _take_controls_later(self) -> None:
+    def _take_end_later(self) -> None:
         """Hub only."""
-        self._take_controls()
+        self._take_end()
+
+    def _take_end(self) -> None:
+        """Act upon a rate that was exceeded, and upon control frames."""
+        if self._endpoint.rates is not None:
+            self._endpoint.rates.enforce(self)
+        if self._wire.controls is not None or self._wire.error is not None:
+            self._take_controls()
+
+    def _held_back(self) -> bool:
+        """Tell whether nothing is read for the inbox' or a rate's sake."""
+        rates = self._endpoint.rates
+        return self._input_paused or (rates is not None and rates.holds(self))
+
+    def _read_on(self) -> None:
+        """Read again, unless something speaks against it."""
+        if self._transport.own <= OWN_BUFFER and not self._held_back():
+            self._transport.resume_reading()
+
+    @in_hub
+    def tokens_back(self) -> None:
+        """A rate has room again: go on with what was kept back. Hub only."""
+        if self._stage is OPEN:
+            self.data_received(b"", 0)
+        if self._stage is OPEN:
+            self._read_on()
+
+    def _end(self, kind: type[ConnectionEnded], code: int, reason: str = "") -> None:
+        if self._endpoint.rates is not None:
+            self._endpoint.rates.forget(self)
+        super()._end(kind, code, reason)
 
     def _take_controls(self) -> None:
         """Act upon the control frames and the broken rule that ``_wire`` holds."""

@@ -2,8 +2,8 @@
 A server's socket as frames leave through it.
 
 The consumer's own frames may make it wait; what groups send never waits for
-anybody: a peer that reads too slowly is closed. Both share the queue of the
-transport.
+anybody: where it does not fit, the policy of the route decides. Both share the
+queue of the transport.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import logging
 
 import gevent
 
-from ..close_codes import TRY_LATER
 from ..layers.codec import Broadcast, Kind, read_close
+from ..net.backlog import SharedFrame
 from ..net.reactor import ONE_TURN
-from ..net.transport import SharedFrame
 from ..options import OWN_BUFFER
 from ..types import Data
+from ..wire.deflate_codec import Codec
 from ..wire.frames import encode
 from .socket_life import OPEN
-from .socket_receiving import SocketReceiving
+from .socket_losses import SocketLosses
 
 #: Full buffers that fast peers take at once, after which others get a turn.
 UNWAITED_AT_A_TIME = 16
@@ -36,10 +36,23 @@ def encode_shared(payload: Data) -> SharedFrame:
     return SharedFrame(encode(payload))
 
 
-class SocketOutput(SocketReceiving):
+def _encode_compressed(broadcast: Broadcast, codec: Codec) -> SharedFrame:
+    """Return the frame of a broadcast for members with the same parameters."""
+    encode = codec.encode_shared
+    frame: SharedFrame | None = broadcast.encodings.get(encode)
+    if frame is None:
+        frame = broadcast.keep(encode, SharedFrame(encode(broadcast.payload)))
+    codec.forget()
+    return frame
+
+
+class SocketOutput(SocketLosses):
     """Queues what the consumer and groups send, each within its bounds."""
 
-    __slots__ = ()
+    __slots__ = ("_codec",)
+
+    #: What compresses messages, if that was negotiated; set with the 101.
+    _codec: Codec | None
 
     @property
     def idle(self) -> bool:
@@ -52,8 +65,20 @@ class SocketOutput(SocketReceiving):
         """See ``WebSocket.send``."""
         if self._stage is not OPEN:
             self._check_can_send()
-        if self._transport.push(encode(message)) > OWN_BUFFER:
+        frame = encode(message) if self._codec is None else self._encode(message)
+        if self._transport.push(frame) > OWN_BUFFER:
             self._wait_for_room()
+
+    def _encode(self, message: Data) -> bytes:
+        """Return the frame of a message, compressed if it is worth that."""
+        codec = self._codec
+        if (
+            codec is not None
+            and isinstance(message, str | bytes | bytearray | memoryview)
+            and len(message) >= codec.min_size
+        ):
+            return codec.encode(message)
+        return encode(message)
 
     def _check_can_send(self) -> None:
         if self._error is not None:
@@ -88,23 +113,30 @@ class SocketOutput(SocketReceiving):
         if self._stage is not OPEN or broadcast.kind > BINARY:
             self._deliver_otherwise(broadcast)
             return
-        frame = broadcast.encodings.get(encode_shared)
-        if frame is None:
-            frame = broadcast.encoded(encode_shared)
+        codec = self._codec
+        if codec is None or broadcast.size < codec.min_size:
+            frame = broadcast.encodings.get(encode_shared)
+            if frame is None:
+                frame = broadcast.encoded(encode_shared)
+        else:
+            frame = _encode_compressed(broadcast, codec)
         if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
             self._deliver_to_slow(frame)
 
     def _deliver_to_slow(self, frame: SharedFrame) -> None:
         """Too much waits: is it the peer that is slow, or was it not written yet?"""
         self._transport.write_now()
-        if not self._transport.push_shared(frame, self._endpoint.max_write_buffer):
-            self._too_slow()
+        endpoint = self._endpoint
+        if not self._transport.push_shared(frame, endpoint.max_write_buffer):
+            endpoint.slow.take_frame(self, frame)
 
     def _deliver_otherwise(self, broadcast: Broadcast) -> None:
         """Take what is no data, or comes when no data may be sent."""
         if broadcast.kind is EVENT:
             if not self._take_event(broadcast):
-                self._too_slow()
+                self._endpoint.slow.take_event(self, broadcast)
+            elif self._losses is not None:
+                self._consumer_receives(self._losses)
         elif self._stage is not OPEN:
             self._deliver_early(broadcast)
         else:
@@ -119,14 +151,3 @@ class SocketOutput(SocketReceiving):
             logger.warning("%r: too much group data before accept", self)
             self._server.layer.counters["refused for early group data"] += 1
             self.reject(503)
-
-    def _too_slow(self) -> None:
-        """The slow-consumer policy "close": 1013, and what waits is dropped."""
-        counters = self._server.layer.counters
-        counters["closed for being slow"] += 1
-        if self._opening is not None:
-            self.reject(503)
-            return
-        counters["frames dropped for slow members"] += self._transport.drop_unsent()
-        logger.warning("%r: closed with 1013, it reads too slowly", self)
-        self.close(TRY_LATER, "too slow")

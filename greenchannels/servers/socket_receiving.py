@@ -10,11 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from ..errors import ConnectionEnded
 from ..layers.codec import Broadcast, unpack_event
+from ..text import printable
 from ..types import Data, Event
+from .losses import Losses
 from .socket_input import SocketInput
+
+#: Types of events that a route is warned of; there may be as many as messages.
+MAX_WARNED = 1000
 
 logger = logging.getLogger("greenchannels.socket")
 
@@ -24,7 +30,7 @@ class SocketReceiving(SocketInput):
     Takes from the inbox what the consumer asks for, and waits for more.
 
     It also decides about events: a consumer that only receives messages takes
-    none, which is known once it has received.
+    none, which is known once it has received. It needs from above ``_events_fit``.
     """
 
     __slots__ = ()
@@ -62,25 +68,21 @@ class SocketReceiving(SocketInput):
             self._listen(True)
         if not self._inbox:
             self._wait_for_input(None)
-        message = self._inbox.pop()
-        if type(message) is Broadcast:
-            self._event_count -= 1
-            self._event_bytes -= message.size
-            return unpack_event(message.payload)  # type: ignore[arg-type]
-        data: Data = message
-        return data
+        message: Data = self._inbox.pop()
+        if type(message) is str or type(message) is bytes:
+            return message
+        return self._event_from(message)
+
+    def _event_from(self, message: Any) -> Event:
+        """Return the event that something in the inbox stands for."""
+        self._event_count -= 1
+        if type(message) is Losses:
+            return message.take()
+        self._event_bytes -= message.size
+        return unpack_event(message.payload)
 
     def receive_undecided(self) -> Data | Event:
-        """
-        Return the next message or event without accepting the handshake.
-
-        Blocks until another greenlet has decided it, or an event came before.
-
-        Raises:
-            ConnectionEnded: When the socket is over and all was received.
-            RuntimeError: If another greenlet receives already.
-
-        """
+        """See ``WebSocket.receive_undecided``."""
         while self._opening is not None and not self._inbox:
             if self._waiter is not None:
                 raise RuntimeError("another greenlet is receiving from this socket")
@@ -141,11 +143,20 @@ class SocketReceiving(SocketInput):
             for message in self._inbox:
                 if type(message) is Broadcast:
                     self._drop_event(message)
-            self._inbox = [m for m in self._inbox if type(m) is not Broadcast]
+                elif type(message) is Losses:
+                    self.count_dropped_event(message.take()["type"])
+            kinds = (Broadcast, Losses)
+            self._inbox = [m for m in self._inbox if type(m) not in kinds]
             self._event_count = self._event_bytes = 0
 
-    def _take_event(self, broadcast: Broadcast) -> bool:
-        """Put an event into the inbox if the consumer takes any; return if it fits."""
+    def _take_event(self, broadcast: Broadcast, *, always: bool = False) -> bool:
+        """
+        Put an event into the inbox if the consumer takes any; return if it fits.
+
+        Args:
+            always: Put it there although it does not.
+
+        """
         if self._error is not None:
             return True
         if self._listening is False:
@@ -153,16 +164,24 @@ class SocketReceiving(SocketInput):
             return True
         endpoint = self._endpoint
         if (
-            self._event_count >= endpoint.max_inbox
-            or self._event_bytes >= endpoint.max_inbox_bytes
+            (
+                self._event_count >= endpoint.max_inbox
+                or self._event_bytes >= endpoint.max_inbox_bytes
+            )
+            and not always
+            and not self._events_fit()
         ):
             return False
         self._inbox.insert(0, broadcast)
         self._event_count += 1
         self._event_bytes += broadcast.size
         if self._waiter is not None:
-            self._server.reactor.loop.run_callback(self._wake)
+            self._wake_soon()
         return True
+
+    def _events_fit(self) -> bool:
+        """Say whether one more event may wait, looking closely."""
+        raise NotImplementedError
 
     def _drop_event(self, broadcast: Broadcast) -> None:
         event = unpack_event(broadcast.payload)  # type: ignore[arg-type]
@@ -171,11 +190,22 @@ class SocketReceiving(SocketInput):
     def count_dropped_event(self, kind: str) -> None:
         """Count an event that a consumer which takes none was sent; warn once."""
         self._server.layer.counters["events without a listener"] += 1
-        if kind not in self._endpoint.warned:
-            self._endpoint.warned.add(kind)
-            logger.warning(
-                "%s: an event %r was dropped: the consumer does not iterate over"
-                " socket.events() (said once)",
-                self._endpoint.name,
-                kind,
-            )
+        self._warn_once(kind, "the consumer does not iterate over socket.events()")
+
+    def count_unhandled_event(self, kind: str, why: str) -> None:
+        """See ``WebSocket.count_unhandled_event``."""
+        self._server.layer.counters["events without a handler"] += 1
+        self._warn_once(kind, why)
+
+    def _warn_once(self, kind: str, why: str) -> None:
+        """Say why events of a type are dropped, once a route."""
+        warned = self._endpoint.warned
+        if kind in warned or len(warned) >= MAX_WARNED:
+            return
+        warned.add(kind)
+        logger.warning(
+            "%s: an event %r was dropped: %s (said once)",
+            self._endpoint.name,
+            printable(kind),
+            why,
+        )

@@ -70,14 +70,12 @@ class SocketRun(WebSocket):
     def run_ended(self) -> None:
         """The consumer has ended; its children end before anything is sent."""
         try:
-            self._join_children(self._endpoint.limits.stop_timeout)
+            self.join_children(self._endpoint.limits.stop_timeout)
         except GreenletExit:
             logger.warning("%r: killed while its children ended", self)
         finally:
             self._greenlet = None
-            if self._stop_alarm is not None:
-                self._stop_alarm.cancel()
-                self._stop_alarm = None
+            self._stop_watching()
 
     # Waiting.
 
@@ -93,6 +91,10 @@ class SocketRun(WebSocket):
         """Switch to the waiting consumer. Hub callbacks only."""
         if self._waiter is not None:
             self._waiter.switch()
+
+    def _wake_soon(self) -> None:
+        """Have the waiting consumer switched to. Any greenlet."""
+        self._server.reactor.loop.run_callback(self._wake)
 
     # The stop.
 
@@ -115,6 +117,12 @@ class SocketRun(WebSocket):
         if self._greenlet is not None and timeout is not None:
             clock = self._server.reactor.clock
             self._stop_alarm = clock.call_later(timeout, self._stop_consumer)
+
+    def _stop_watching(self) -> None:
+        """The consumer has ended, or has more time."""
+        if self._stop_alarm is not None:
+            self._stop_alarm.cancel()
+            self._stop_alarm = None
 
     @in_hub
     def _stop_consumer(self) -> None:

@@ -16,7 +16,8 @@ its class is a chain; each link knows those before it::
     SocketKeepalive  socket_keepalive.py   pings and the wait for an answer
     SocketInput      socket_input.py       bytes into the inbox, backpressure
     SocketReceiving  socket_receiving.py   the consumer takes messages and events
-    SocketOutput     socket_output.py      send, deliver, slow peers
+    SocketLosses     socket_losses.py      what slow peers and consumers miss
+    SocketOutput     socket_output.py      send, deliver
     SocketClosing    socket_closing.py     control frames, the closing handshake
     ServerSocket     here                  the opening handshake, scope and log
 
@@ -34,7 +35,7 @@ from ..errors import HandshakeRefused
 from ..layers.layer import Layer
 from ..net.transport import Transport
 from ..text import encode_headers, printable
-from ..types import Data, HeaderList, Receive, Scope, Send
+from ..types import Data, Event, HeaderList, Receive, Scope, Send
 from ..wire.handshake import encode_accept
 from ..wire.websocket import WebSocketProtocol
 from .endpoint import Endpoint
@@ -94,15 +95,21 @@ class ServerSocket(SocketClosing):
         if opening is None:
             raise RuntimeError("the handshake has been accepted already")
         subprotocol = opening.choose(subprotocol, self._endpoint.subprotocols)
+        parameters = opening.agree(self._endpoint.deflate)
         head = encode_accept(
-            opening.handshake.key, subprotocol, encode_headers(headers)
+            opening.handshake.key,
+            subprotocol,
+            encode_headers(headers),
+            None if parameters is None else parameters.answer,
         )
-        self._open(opening, head)
+        limit = self._endpoint.limits.max_message
+        self._open(opening, head, WebSocketProtocol(limit, parameters))
 
-    def _open(self, opening: Opening, head: bytes) -> None:
+    def _open(self, opening: Opening, head: bytes, wire: WebSocketProtocol) -> None:
         """Send the 101, then what groups sent so far, then read frames."""
         self._opening = None
-        self._wire = WebSocketProtocol(self._endpoint.limits.max_message)
+        self._wire = wire
+        self._codec = wire.codec
         self._advance(OPEN)
         transport = self._transport
         transport.push(head)
@@ -170,13 +177,19 @@ class ServerSocket(SocketClosing):
         return self._channel_name
 
     def _get_scope(self) -> Scope:
-        return self._server.websocket_scope(self._head, self._client, self)
+        scope = self._server.websocket_scope(self._head, self._client, self)
+        scope["url_route"] = {"args": (), "kwargs": self.params}
+        return scope
 
     def extend_scope(self, extras: Scope) -> None:
         """Put more into the scope, before the consumer runs."""
         self._scope = {**self.scope, **extras}
 
     # What stands between it and its consumer.
+
+    def send_event(self, event: Event) -> None:
+        """See ``WebSocket.send_event``."""
+        self.gsgi.send(event)
 
     @property
     def gsgi(self) -> EventPort:

@@ -1,25 +1,31 @@
 """
-Greenlets that run one consumer after another.
+Greenlets that run one task after another.
 
 A new greenlet costs ten times what it costs to reuse one, so those that are done
-wait for the next task. Each task runs in a fresh copy of the server's context.
+wait for the next task. A task runs in a context of its own, or in a fresh copy of
+the server's.
 """
 
 from __future__ import annotations
 
 import contextvars
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
 from gevent import Greenlet, GreenletExit
-from gevent.hub import Hub
+
+from ..net.reactor import Reactor
 
 #: What a worker runs; compared by ``==``.
 Task: TypeAlias = Callable[[], object]
 
 #: Workers that wait for a task; each holds a few KiB.
 MAX_IDLE = 100
+
+#: Tasks of ``soon`` that are begun in one turn of the hub.
+SOON_PER_TURN = 256
 
 
 class Worker(Greenlet):  # type: ignore[type-arg]
@@ -28,9 +34,12 @@ class Worker(Greenlet):  # type: ignore[type-arg]
     #: Its name says what it does; walking the stack for each costs 1 us.
     spawning_stack_limit = 0
 
-    def __init__(self, workers: Workers, task: Task) -> None:
+    def __init__(
+        self, workers: Workers, task: Task, context: contextvars.Context
+    ) -> None:
         super().__init__()
         self.task: Task | None = task
+        self.context = context
         self._workers = workers
         workers.all.add(self)
 
@@ -41,19 +50,23 @@ class Worker(Greenlet):  # type: ignore[type-arg]
 
     def _run(self) -> None:
         workers = self._workers
-        idle, wait, new_context = workers.idle, workers.hub.switch, workers.context.copy
+        idle, ready, wait = workers.idle, workers.ready, workers.hub.switch
         count_references = sys.getrefcount
         references = count_references(self)
         try:
             while self.task is not None:
                 try:
-                    new_context().run(self.task)
+                    self.context.run(self.task)
                 finally:
-                    self.task = None
-                if workers.closed or len(idle) >= MAX_IDLE:
-                    return
+                    self.task, self.context = None, workers.context
                 if count_references(self) > references:
                     return  # a timeout or a kill, perhaps, that is still to come
+                if ready and workers.quota:
+                    workers.quota -= 1
+                    self.task, self.context = ready.popleft()
+                    continue
+                if workers.closed or len(idle) >= MAX_IDLE:
+                    return
                 idle.append(self)
                 while self.task is None and not workers.closed:
                     wait()
@@ -68,37 +81,70 @@ class Workers:
     The worker greenlets of one server.
 
     Args:
-        hub: Where they run.
-        context: Each task runs in a copy of it.
+        reactor: Of the hub where they run.
+        context: Tasks without a context of their own run in a copy of it.
 
     Attributes:
         all: Those that have not ended.
         idle: Those that wait for a task.
+        ready: Tasks that wait for a worker, with their contexts.
+        quota: How many of them may still be begun in this turn of the hub.
         closed: Whether the idle ones end instead of waiting.
 
     """
 
-    def __init__(self, hub: Hub, context: contextvars.Context) -> None:
-        self.hub = hub
+    def __init__(self, reactor: Reactor, context: contextvars.Context) -> None:
+        self.hub = reactor.hub
         self.context = context
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
+        self.ready: deque[tuple[Task, contextvars.Context]] = deque()
+        self.quota = 0
         self.closed = False
+        self._reactor = reactor
+        #: Whether ``_start_ready`` will be called.
+        self._starting = False
 
     @property
     def busy(self) -> set[Worker]:
         """Those that have a task."""
         return {worker for worker in self.all if worker.task is not None}
 
-    def run(self, task: Task) -> Worker:
+    def run(self, task: Task, context: contextvars.Context | None = None) -> Worker:
         """Run ``task`` in a worker, at once, until it waits or ends. Hub only."""
+        if context is None:
+            context = self.context.copy()
         if self.idle:
             worker = self.idle.pop()
             worker.task = task
+            worker.context = context
         else:
-            worker = Worker(self, task)
+            worker = Worker(self, task, context)
         worker.switch()
         return worker
+
+    def soon(self, task: Task, context: contextvars.Context) -> None:
+        """
+        Run ``task`` in a worker when the hub has a turn; never blocks.
+
+        Tasks that do not wait for anything run one after another in the same
+        worker, without a switch between them.
+        """
+        self.ready.append((task, context))
+        if not self._starting:
+            self._starting = True
+            self.hub.loop.run_callback(self._start_ready)
+
+    def _start_ready(self) -> None:
+        """Begin the tasks of ``soon``, a bounded number in this turn. Hub only."""
+        ready = self.ready
+        self.quota = SOON_PER_TURN
+        while ready and self.quota:
+            self.quota -= 1
+            self.run(*ready.popleft())
+        self._starting = bool(ready)
+        if ready:
+            self._reactor.next_turn(self._start_ready)
 
     def kill(self, task: Task) -> None:
         """Raise GreenletExit in ``task``, unless it has ended; never blocks."""

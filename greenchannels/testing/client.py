@@ -103,6 +103,7 @@ class Client:
         headers: Fields = (),
         origin: str | None = None,
         subprotocols: Sequence[str] = (),
+        deflate: bool = False,
     ) -> ClientSocket:
         """
         Return a WebSocket to ``path``, to be entered by ``with``.
@@ -114,10 +115,11 @@ class Client:
             headers: More fields of the request.
             origin: The origin of the page that asks.
             subprotocols: What to offer.
+            deflate: Whether to offer compression; what is sent stays plain.
 
         """
         scope = None if user is None else {"user": user}
-        request = Handshake(path, headers, origin, subprotocols)
+        request = Handshake(path, headers, origin, subprotocols, deflate)
         socket = ClientSocket(self.server, self._connect(scope), request, self.timeout)
         self._sockets.append(socket)
         return socket

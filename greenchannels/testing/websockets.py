@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..groups import to_json
 from ..servers.websocket import ServerSocket
+from ..wire.deflate_codec import ContextCodec
 from ..wire.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameDecoder, encode_masked
 from .links import Fields, Link, Response, at_most, encode_request
 
@@ -131,6 +132,9 @@ class ClientSocket:
 
     def _open(self, response: Response) -> None:
         self.headers = response.headers
+        if "sec-websocket-extensions" in response.headers:
+            codec = ContextCodec(1, 0, 15, 15, ours=False, theirs=True)
+            self._decoder.inflate = codec.inflate
         self._socket = self._find_socket()
         self._reader.start()
         self._wait_until(lambda: self._at_rest)
@@ -323,6 +327,7 @@ class Handshake:
         headers: More fields; they replace those of the same name.
         origin: The page that asks, such as "https://example.org".
         subprotocols: What to offer.
+        deflate: Whether to offer permessage-deflate.
 
     """
 
@@ -332,6 +337,7 @@ class Handshake:
         headers: Fields,
         origin: str | None,
         subprotocols: Sequence[str],
+        deflate: bool = False,
     ) -> None:
         self.path = path
         self._headers = headers
@@ -347,6 +353,8 @@ class Handshake:
         if subprotocols:
             offer = ", ".join(subprotocols)
             self._defaults.append(("Sec-WebSocket-Protocol", offer))
+        if deflate:
+            self._defaults.append(("Sec-WebSocket-Extensions", "permessage-deflate"))
 
     def encode(self) -> bytes:
         """Return the request."""

@@ -9,7 +9,8 @@
  * A complete, unfragmented data frame is unmasked straight from the caller's
  * buffer into the str or bytes object that is returned. Everything else (a part
  * of a frame, a fragment) is unmasked into an accumulator that grows with what
- * has arrived, is checked for UTF-8 there, and is freed with its message.
+ * has arrived, is checked for UTF-8 there, and is freed with its message. What is
+ * compressed is inflated by a Python function, when all of it has come.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -22,6 +23,7 @@
 #define MAX_HEADER 14
 #define MAX_CONTROL 125
 #define NO_LIMIT PY_SSIZE_T_MAX
+#define RSV1 0x40
 #define ASCII_BITS UINT64_C(0x8080808080808080)
 
 enum opcode { CONT = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
@@ -183,6 +185,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *controls;      /* NULL, None, or a list of (opcode, payload) */
     PyObject *error;         /* NULL or a RemoteProtocolError */
+    PyObject *inflate;       /* NULL, None, or what inflates compressed payloads */
     Buffer *rest;            /* input that a limit left undecoded */
     Buffer *message;         /* unmasked payload of an incomplete message */
     Buffer *control;         /* unmasked payload of an incomplete control frame */
@@ -196,6 +199,7 @@ typedef struct {
     uint8_t message_opcode;  /* TEXT or BINARY within a message, else CONT */
     uint8_t opcode;          /* of the current frame */
     bool fin;
+    bool compressed;         /* the message that has begun last */
     bool masked;             /* peers must mask: the server role */
     bool in_frame;           /* the header has been read, the payload not */
     bool over;               /* closed or failed: all input is ignored */
@@ -269,14 +273,41 @@ decoder_fail(Decoder *self, const char *reason, int code)
     return -1;
 }
 
-/* Check the first two bytes of a header (section 5.2). */
+/* Note that the function which inflates has found a broken rule, if it has. */
+static int
+decoder_fail_inflating(Decoder *self)
+{
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &module_def);
+    PyObject *type, *error, *traceback;
+
+    self->over = true;
+    if (module == NULL) {
+        return -1;
+    }
+    State *state = PyModule_GetState(module);
+    if (!PyErr_ExceptionMatches(state->remote_protocol_error)) {
+        return -1;
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    /* Without the frames that it passed, and what they hold. */
+    PyException_SetTraceback(error, Py_None);
+    Py_XSETREF(self->error, error);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return -1;
+}
+
+/* Check the first two bytes of a header (section 5.2; RFC 7692, section 6). */
 static int
 decoder_check_start(Decoder *self, uint8_t first, uint8_t second)
 {
     uint8_t opcode = first & 0x0F;
     bool fin = first & 0x80;
+    bool can_be_compressed = self->inflate != NULL && self->inflate != Py_None
+                             && (opcode == TEXT || opcode == BINARY);
 
-    if (first & 0x70) {
+    if (first & (can_be_compressed ? 0x30 : 0x70)) {
         return decoder_fail(self, "reserved bits are set", PROTOCOL_ERROR);
     }
     if ((opcode & 7) > 2) {
@@ -304,11 +335,22 @@ decoder_check_start(Decoder *self, uint8_t first, uint8_t second)
     return 0;
 }
 
+/* The longest payload of a message on the wire: what does not compress grows. */
+static uint64_t
+decoder_most(Decoder *self, bool compressed)
+{
+    uint64_t most = (uint64_t)self->max_message;
+
+    return compressed ? most + most / 8 + 64 : most;
+}
+
 /* Check the length of a frame's payload (section 5.2) against the limit. */
 static int
-decoder_check_length(Decoder *self, uint8_t start, uint8_t opcode, uint64_t length)
+decoder_check_length(Decoder *self, uint8_t start, uint8_t first, uint64_t length)
 {
     size_t so_far = self->message == NULL ? 0 : self->message->size;
+    uint8_t opcode = first & 0x0F;
+    bool compressed = first & RSV1 || (opcode == CONT && self->compressed);
 
     if (start == 126 ? length < 126 : start == 127 && length <= UINT16_MAX) {
         return decoder_fail(self, "length is not minimal", PROTOCOL_ERROR);
@@ -316,7 +358,7 @@ decoder_check_length(Decoder *self, uint8_t start, uint8_t opcode, uint64_t leng
     if (length >> 63) {
         return decoder_fail(self, "length has its top bit set", PROTOCOL_ERROR);
     }
-    if (opcode < CLOSE && length > (uint64_t)self->max_message - so_far) {
+    if (opcode < CLOSE && length > decoder_most(self, compressed) - so_far) {
         return decoder_fail(self, "message is too big", TOO_BIG);
     }
     return 0;
@@ -351,7 +393,7 @@ decoder_read_header(Decoder *self, const uint8_t *p, size_t n)
             length = length << 8 | p[i];
         }
     }
-    if (decoder_check_length(self, start, p[0] & 0x0F, length) < 0) {
+    if (decoder_check_length(self, start, p[0], length) < 0) {
         return -1;
     }
     if (self->masked) {
@@ -363,6 +405,9 @@ decoder_read_header(Decoder *self, const uint8_t *p, size_t n)
     }
     self->fin = p[0] & 0x80;
     self->opcode = p[0] & 0x0F;
+    if (self->opcode == TEXT || self->opcode == BINARY) {
+        self->compressed = p[0] & RSV1;
+    }
     self->remaining = length;
     self->in_frame = true;
     return (int)size;
@@ -402,6 +447,47 @@ decoder_read_bytes(Decoder *self, const uint8_t *p, size_t n)
         mask_into((uint8_t *)PyBytes_AS_STRING(bytes), p, n, self->key);
     }
     return bytes;
+}
+
+/*
+ * Return the message that a compressed payload holds, and its size. Takes over the
+ * payload. NULL: -1 or error.
+ */
+static PyObject *
+decoder_inflate(Decoder *self, PyObject *payload, uint8_t opcode, size_t *size)
+{
+    PyObject *limit, *data, *text;
+
+    if (payload == NULL) {
+        return NULL;
+    }
+    limit = PyLong_FromSsize_t(self->max_message);
+    if (limit == NULL) {
+        Py_DECREF(payload);
+        return NULL;
+    }
+    data = PyObject_CallFunctionObjArgs(self->inflate, payload, limit, NULL);
+    Py_DECREF(limit);
+    Py_DECREF(payload);
+    if (data == NULL) {
+        decoder_fail_inflating(self);
+        return NULL;
+    }
+    if (!PyBytes_Check(data)) {
+        Py_DECREF(data);
+        return PyErr_Format(PyExc_TypeError, "inflate() does not return bytes");
+    }
+    *size = (size_t)PyBytes_GET_SIZE(data);
+    if (opcode != TEXT) {
+        return data;
+    }
+    text = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(data), (Py_ssize_t)*size, NULL);
+    Py_DECREF(data);
+    if (text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        decoder_fail(self, BAD_TEXT, INVALID_TEXT);
+    }
+    return text;
 }
 
 /* Unmask the next n bytes of the frame into `buffer`; 0, or -1 and an error. */
@@ -470,19 +556,21 @@ decoder_feed_control(Decoder *self, const uint8_t *p, size_t n)
     return decoder_add_control(self, payload);
 }
 
-/* Return the accumulated message and forget it. */
+/* Return the accumulated message and its size, and forget it. */
 static PyObject *
-decoder_take_message(Decoder *self)
+decoder_take_message(Decoder *self, size_t *size)
 {
     Buffer *buffer = self->message;
-    bool text = self->message_opcode == TEXT;
+    uint8_t opcode = self->message_opcode;
+    bool text = opcode == TEXT && !self->compressed;
     PyObject *message = (text ? PyUnicode_FromStringAndSize
                               : PyBytes_FromStringAndSize)(
         (char *)buffer->data, (Py_ssize_t)buffer->size);
 
+    *size = buffer->size;
     buffer_free(&self->message);
     self->message_opcode = CONT;
-    return message;
+    return self->compressed ? decoder_inflate(self, message, opcode, size) : message;
 }
 
 /* Take n more bytes of a message that is not one frame within the input. */
@@ -490,7 +578,8 @@ static int
 decoder_feed_message(Decoder *self, const uint8_t *p, size_t n, Batch *batch)
 {
     size_t so_far = self->message == NULL ? 0 : self->message->size;
-    size_t most = self->fin ? so_far + self->remaining : (size_t)self->max_message;
+    size_t most = self->fin ? so_far + self->remaining
+                            : (size_t)decoder_most(self, self->compressed);
 
     if (self->opcode != CONT) {
         self->message_opcode = self->opcode;
@@ -499,7 +588,7 @@ decoder_feed_message(Decoder *self, const uint8_t *p, size_t n, Batch *batch)
         return -1;
     }
     so_far += n;
-    if (self->message_opcode == TEXT
+    if (self->message_opcode == TEXT && !self->compressed
         && (!utf8_feed(&self->utf8, self->message->data + so_far - n, n)
             || (self->fin && self->remaining == 0 && self->utf8.needed))) {
         return decoder_fail(self, BAD_TEXT, INVALID_TEXT);
@@ -509,10 +598,23 @@ decoder_feed_message(Decoder *self, const uint8_t *p, size_t n, Batch *batch)
     }
     self->in_frame = false;
     if (self->fin) {
-        PyObject *message = decoder_take_message(self);
+        PyObject *message = decoder_take_message(self, &so_far);
         return message == NULL ? -1 : batch_add(batch, message, so_far);
     }
     return 0;
+}
+
+/* Return the message in n bytes that are all of its payload, and its size. */
+static PyObject *
+decoder_read_message(Decoder *self, const uint8_t *p, size_t n, size_t *size)
+{
+    *size = n;
+    if (self->compressed) {
+        PyObject *payload = decoder_read_bytes(self, p, n);
+        return decoder_inflate(self, payload, self->opcode, size);
+    }
+    return self->opcode == TEXT ? decoder_read_text(self, p, n)
+                                : decoder_read_bytes(self, p, n);
 }
 
 /*
@@ -532,10 +634,10 @@ decoder_read_payload(Decoder *self, const uint8_t *p, size_t n, Batch *batch)
             : decoder_feed_control(self, p, n);
     }
     else if (whole && self->fin && self->message_opcode == CONT) {
-        PyObject *message = self->opcode == TEXT ? decoder_read_text(self, p, n)
-                                                 : decoder_read_bytes(self, p, n);
+        size_t size;
+        PyObject *message = decoder_read_message(self, p, n, &size);
         self->in_frame = false;
-        result = message == NULL ? -1 : batch_add(batch, message, n);
+        result = message == NULL ? -1 : batch_add(batch, message, size);
     }
     else {
         result = decoder_feed_message(self, p, n, batch);
@@ -723,14 +825,15 @@ decoder_get_pending(Decoder *self, void *Py_UNUSED(closure))
 static int
 decoder_init(Decoder *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"max_message", "masked", NULL};
-    PyObject *max_message;
+    static char *names[] = {"max_message", "masked", "inflate", NULL};
+    PyObject *max_message, *inflate = NULL;
     int masked = true;
 
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O|p:FrameDecoder", names, &max_message, &masked)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|pO:FrameDecoder", names,
+                                     &max_message, &masked, &inflate)) {
         return -1;
     }
+    Py_XSETREF(self->inflate, Py_XNewRef(inflate));
     self->masked = masked;
     self->max_message = NO_LIMIT;
     if (max_message != Py_None) {
@@ -752,6 +855,7 @@ decoder_traverse(Decoder *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->controls);
     Py_VISIT(self->error);
+    Py_VISIT(self->inflate);
     return 0;
 }
 
@@ -760,6 +864,7 @@ decoder_clear(Decoder *self)
 {
     Py_CLEAR(self->controls);
     Py_CLEAR(self->error);
+    Py_CLEAR(self->inflate);
     return 0;
 }
 
@@ -783,10 +888,12 @@ static PyMethodDef decoder_methods[] = {
 static PyMemberDef decoder_members[] = {
     {"controls", T_OBJECT, offsetof(Decoder, controls), 0,
      "None, or a list of (opcode, payload)."},
+    {"inflate", T_OBJECT, offsetof(Decoder, inflate), 0,
+     "None, or the function that inflates compressed payloads."},
     {"error", T_OBJECT, offsetof(Decoder, error), READONLY,
      "None, or the RemoteProtocolError that ended decoding."},
     {"decoded_bytes", T_PYSSIZET, offsetof(Decoder, decoded_bytes), READONLY,
-     "Payload bytes of the messages that the last decode() returned."},
+     "Payload bytes, inflated, of the messages that the last decode() returned."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -799,7 +906,7 @@ static PyGetSetDef decoder_getset[] = {
 };
 
 PyDoc_STRVAR(decoder_doc,
-"FrameDecoder(max_message, masked=True)\n--\n\n"
+"FrameDecoder(max_message, masked=True, inflate=None)\n--\n\n"
 "Turn bytes into messages and control frames (see PureFrameDecoder).");
 
 static PyType_Slot decoder_slots[] = {

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from typing_extensions import Buffer
 
 from ..errors import RemoteProtocolError
@@ -5,7 +7,13 @@ from .grammar import Head
 
 class FrameDecoder:
     controls: list[tuple[int, bytes]] | None
-    def __init__(self, max_message: int | None, masked: bool = True) -> None: ...
+    inflate: Callable[[bytes, int], bytes] | None
+    def __init__(
+        self,
+        max_message: int | None,
+        masked: bool = True,
+        inflate: Callable[[bytes, int], bytes] | None = None,
+    ) -> None: ...
     @property
     def error(self) -> RemoteProtocolError | None: ...
     @property

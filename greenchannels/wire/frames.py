@@ -6,8 +6,9 @@ and in C in ``_speedups.c``, which takes their names when it has been built. Bot
 behave the same, down to the texts of the errors; the tests compare them.
 
 Frames know control frames but not their meaning: that is in ``websocket.py``.
-Like all of ``wire/``, no I/O, no clock, no hub. Extensions are not implemented
-yet, so all reserved bits must be zero.
+Neither do they know how to inflate a message: a function for it is given to the
+decoder, and with it the first reserved bit of messages is allowed (RFC 7692,
+section 6). Like all of ``wire/``, no I/O, no clock, no hub.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 from ..errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
 
@@ -34,12 +37,14 @@ __all__ = [
     "PROTOCOL_ERROR",
     "TEXT",
     "TOO_BIG",
+    "TOO_BIG_REASON",
     "FrameDecoder",
     "Opcode",
     "PureFrameDecoder",
     "apply_mask",
     "encode",
     "encode_control",
+    "encode_deflated",
     "encode_masked",
     "pure_apply_mask",
     "pure_encode",
@@ -67,6 +72,12 @@ MAX_CONTROL = 125
 
 #: Close codes that this module fails with (section 7.4.1).
 PROTOCOL_ERROR, INVALID_TEXT, TOO_BIG = 1002, 1007, 1009
+
+#: What a peer is told that sent too much.
+TOO_BIG_REASON = "message is too big"
+
+#: The bit that marks a compressed message (RFC 7692, section 6).
+_RSV1 = 0x40
 
 _BAD_TEXT = "text is not valid UTF-8"
 _new_validator = codecs.getincrementaldecoder("utf-8")
@@ -111,6 +122,18 @@ def pure_encode(data: str | bytes | bytearray | memoryview, /) -> bytes:
         f"a message is str, bytes, bytearray or memoryview, not {type(data).__name__}"
         " (send_json() sends what JSON can hold)"
     )
+
+
+def encode_deflated(is_text: bool, payload: bytes) -> bytes:
+    """
+    Return what is compressed already as one unmasked frame (RFC 7692, section 6.1).
+
+    Args:
+        is_text: Whether it was text.
+        payload: What it has become.
+
+    """
+    return _header(0x80 | _RSV1 | (TEXT if is_text else BINARY), len(payload)) + payload
 
 
 def encode_control(opcode: int, payload: bytes = b"") -> bytes:
@@ -184,18 +207,25 @@ class PureFrameDecoder:
         max_message: Longest message, all its fragments together, in bytes
             (1009 beyond, as soon as a header announces it); ``None``: no limit.
         masked: Whether the peer must mask (it is a client) or must not.
+        inflate: Returns what a compressed payload holds, given the payload and the
+            most bytes it may be; raises ``RemoteProtocolError``. ``None``: messages
+            may not be compressed. On the wire a compressed message may be longer
+            than ``max_message`` by an eighth and 64 bytes, because what does not
+            compress grows.
 
     Attributes:
+        inflate: That function.
         controls: ``None``, or the control frames met since the caller last set
             it to ``None``, in order, as ``(opcode, payload)``.
         error: ``None``, or how the peer broke a rule; ``hint`` is the close
             code to answer. To be read only.
-        decoded_bytes: Payload, in bytes on the wire, of the messages that the
-            last ``decode`` returned. To be read only.
+        decoded_bytes: Payload, in bytes of UTF-8 and inflated, of the messages
+            that the last ``decode`` returned. To be read only.
 
     """
 
     __slots__ = (
+        "_compressed",
         "_fin",
         "_head",
         "_in_frame",
@@ -214,11 +244,18 @@ class PureFrameDecoder:
         "controls",
         "decoded_bytes",
         "error",
+        "inflate",
     )
 
-    def __init__(self, max_message: int | None, masked: bool = True) -> None:
+    def __init__(
+        self,
+        max_message: int | None,
+        masked: bool = True,
+        inflate: Callable[[bytes, int], bytes] | None = None,
+    ) -> None:
         if max_message is not None and max_message < 0:
             raise ValueError("max_message must not be negative")
+        self.inflate = inflate
         self.controls: list[tuple[int, bytes]] | None = None
         self.error: RemoteProtocolError | None = None
         self.decoded_bytes = 0
@@ -236,6 +273,7 @@ class PureFrameDecoder:
         self._partial: bytearray | None = None  # payload of a control frame
         self._message: bytearray | None = None  # payload of earlier frames
         self._message_opcode = CONT  # within a message TEXT or BINARY
+        self._compressed = False  # the message that has begun last
         self._validator: codecs.IncrementalDecoder | None = None
 
     @property
@@ -288,7 +326,8 @@ class PureFrameDecoder:
                 if self._in_frame or self._read_header():
                     self._read_payload(messages)
         except RemoteProtocolError as error:
-            self.error = error
+            # Without the frames that it passed, and what they hold.
+            self.error = error.with_traceback(None)
             self._stop()
         if self._position == len(self._rest):
             self._rest, self._position = b"", 0
@@ -332,22 +371,33 @@ class PureFrameDecoder:
             if length >> 63:
                 raise RemoteProtocolError("length has its top bit set", PROTOCOL_ERROR)
         opcode = head[0] & 0x0F
-        if opcode < CLOSE and length + len(self._message or b"") > self._max_message:
-            raise RemoteProtocolError("message is too big", TOO_BIG)
+        if opcode < CLOSE:
+            self._check_size(head[0], length + len(self._message or b""))
         if self._masked:
             size += 4
             if len(head) < size:
                 return None
             self._key = head[size - 4 : size]
         self._fin, self._opcode = head[0] >= 0x80, opcode
+        if opcode in (TEXT, BINARY):
+            self._compressed = bool(head[0] & _RSV1)
         self._remaining = length
         return size
+
+    def _check_size(self, first: int, size: int) -> None:
+        """Check the size of a message's payload so far against the limit."""
+        most = self._max_message
+        if first & _RSV1 or (self._compressed and first & 0x0F == CONT):
+            most += most // 8 + 64
+        if size > most:
+            raise RemoteProtocolError(TOO_BIG_REASON, TOO_BIG)
 
     def _check_start(self, first: int, second: int) -> None:
         """Check the first two bytes of a header (section 5.2)."""
         opcode, fin = first & 0x0F, first >= 0x80
         reason = None
-        if first & 0x70:
+        can_be_compressed = self.inflate is not None and opcode in (TEXT, BINARY)
+        if first & (0x30 if can_be_compressed else 0x70):
             reason = "reserved bits are set"
         elif opcode & 7 > 2:
             reason = "opcode is reserved"
@@ -400,22 +450,28 @@ class PureFrameDecoder:
         if self._message is None:
             self._message = bytearray()
             self._message_opcode = self._opcode
-            self._validator = _new_validator() if self._opcode == TEXT else None
+            checked = self._opcode == TEXT and not self._compressed
+            self._validator = _new_validator() if checked else None
         self._message += data
         complete = self._fin and not self._in_frame
         if self._validator is not None:
             _check_text(self._validator, data, complete)
         if complete:
-            self.decoded_bytes += len(self._message)
             messages.append(self._take_message())
 
     def _take_message(self) -> str | bytes:
-        """Return the complete message and forget it."""
-        message = self._message or b""
+        """Return the complete message, count it and forget it."""
+        message = bytes(self._message or b"")
         is_text = self._message_opcode == TEXT
         self._message = self._validator = None
         self._message_opcode = CONT
-        return message.decode() if is_text else bytes(message)
+        if self._compressed:
+            assert self.inflate is not None, "else its first frame is an error"
+            message = self.inflate(message, self._max_message)
+            if is_text:
+                _check_text(_new_validator(), message, True)
+        self.decoded_bytes += len(message)
+        return message.decode() if is_text else message
 
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .extensions import Extension, read_extensions
 from .grammar import TOKEN, read_list
 from .request import Fields, Request
 from .response import encode_head
@@ -51,11 +52,13 @@ class Handshake:
     Attributes:
         key: The value of ``Sec-WebSocket-Key``.
         subprotocols: What it offers to speak, in its order of preference.
+        extensions: What extensions it offers, in its order of preference.
 
     """
 
     key: bytes
     subprotocols: tuple[str, ...]
+    extensions: tuple[Extension, ...] = ()
 
 
 def accept_key(key: bytes) -> bytes:
@@ -87,13 +90,16 @@ def read_handshake(request: Request) -> Handshake:
         raise RemoteProtocolError("the WebSocket version is 13", 426)
     if request.content_length or request.chunked:
         raise RemoteProtocolError("a handshake has no body", 400)
-    return Handshake(_read_key(fields), _read_subprotocols(fields))
+    offered = fields.get(b"sec-websocket-extensions")
+    extensions = () if offered is None else read_extensions(offered)
+    return Handshake(_read_key(fields), _read_subprotocols(fields), extensions)
 
 
 def encode_accept(
     key: bytes,
     subprotocol: str | None = None,
     headers: Collection[tuple[bytes, bytes]] = (),
+    extension: bytes | None = None,
 ) -> bytes:
     """
     Return the response that accepts a handshake (section 4.2.2).
@@ -103,6 +109,7 @@ def encode_accept(
         subprotocol: What will be spoken; the caller has checked that the client
             offers it.
         headers: More headers.
+        extension: What is answered to the offered extensions, if anything.
 
     Raises:
         LocalProtocolError: If the subprotocol is not a token, a header is
@@ -110,7 +117,10 @@ def encode_accept(
 
     """
     if subprotocol is None and not headers:
-        return _ACCEPT % accept_key(key)
+        value = accept_key(key)
+        if extension is not None:
+            value += b"\r\nSec-WebSocket-Extensions: " + extension
+        return _ACCEPT % value
     fields = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
@@ -121,6 +131,8 @@ def encode_accept(
         if not TOKEN.fullmatch(value):
             raise LocalProtocolError("the subprotocol is not a token", 500)
         fields.append((b"Sec-WebSocket-Protocol", value))
+    if extension is not None:
+        fields.append((b"Sec-WebSocket-Extensions", extension))
     for name, value in headers:
         if name.lower() in _RESERVED:
             text = name.decode("latin-1")

@@ -28,6 +28,7 @@ KNOWN = frozenset(
         b"expect",
         b"host",
         b"origin",
+        b"sec-websocket-extensions",
         b"sec-websocket-key",
         b"sec-websocket-protocol",
         b"sec-websocket-version",

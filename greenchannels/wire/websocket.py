@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .deflate import Parameters
+from .deflate_codec import Codec
 from .frames import CLOSE, MAX_CONTROL, PING, FrameDecoder, Opcode, encode_control
 
 #: The close frame had no code (section 7.4.1); never on the wire.
@@ -98,19 +100,28 @@ class WebSocketProtocol(FrameDecoder):
     Bytes of one connection in, messages and events out, and back.
 
     Args:
-        max_message: Longest message in bytes, ``None``: no limit.
+        max_message: Longest message in bytes, also inflated; ``None``: no limit.
+        parameters: What was negotiated for compression; ``None``: nothing.
 
     Attributes:
+        codec: What compresses messages to be sent, ``None`` if nothing may.
         state: Where the connection is in its life. To be read only.
         close_sent: Code and reason of our close frame, ``None`` before it.
         close_received: Code and reason of the peer's, ``None`` before it.
 
     """
 
-    __slots__ = ("_output", "close_received", "close_sent", "state")
+    __slots__ = ("_output", "close_received", "close_sent", "codec", "state")
 
-    def __init__(self, max_message: int | None) -> None:
-        super().__init__(max_message)
+    def __init__(
+        self, max_message: int | None, parameters: Parameters | None = None
+    ) -> None:
+        self.codec: Codec | None = None
+        if parameters is None:
+            super().__init__(max_message)
+        else:
+            self.codec = parameters.codec()
+            super().__init__(max_message, True, self.codec.inflate)
         self.state = State.OPEN
         self.close_sent: tuple[int, str] | None = None
         self.close_received: tuple[int, str] | None = None
@@ -160,6 +171,8 @@ class WebSocketProtocol(FrameDecoder):
         if self.state is not State.OPEN:
             return b""
         self._advance(Step.CLOSE_SENT)
+        if self.inflate is not None:
+            self.inflate = _discard  # nobody receives what comes now
         return self._encode_close(code, reason)
 
     def ping(self, payload: bytes = b"") -> bytes:
@@ -206,6 +219,11 @@ class WebSocketProtocol(FrameDecoder):
         if code == NO_STATUS:
             return encode_control(Opcode.CLOSE)
         return encode_control(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+def _discard(payload: bytes, limit: int) -> bytes:
+    """Inflate nothing: a peer could fill the memory while its close is awaited."""
+    return b""
 
 
 def may_be_sent(code: int) -> bool:

@@ -1,6 +1,6 @@
 """What the fuzzing client talks to: an echo of text and bytes."""
 
-from greenchannels import websocket
+from greenchannels import Deflate, websocket
 
 
 def echo(socket):
@@ -9,4 +9,10 @@ def echo(socket):
         socket.send(message)
 
 
-routing = [websocket("/", echo)]
+#: Everything compressed, with all that earlier messages give.
+TAKEOVER = Deflate(context_takeover=True, min_size=0)
+
+routing = [
+    websocket("/", echo),
+    websocket("/takeover", echo, deflate=TAKEOVER),
+]

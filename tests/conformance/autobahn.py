@@ -7,27 +7,56 @@ broken in a way that the suite's authors forgive.
 """
 
 import json
+import platform
 import re
 import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .python2 import run_wstest
+import gevent
+
+import greenchannels
+from greenchannels.wire.frames import FrameDecoder, PureFrameDecoder
+
+from .python2 import RELEASE, run_wstest
 
 ROOT = Path(__file__).parents[2]
 
-#: All that is about RFC 6455 itself (there is no section 8).
-CORE = tuple(f"{section}.*" for section in (1, 2, 3, 4, 5, 6, 7, 9, 10))
+#: What each section is about (there are no sections 8 and 11).
+SECTIONS = {
+    1: "messages of all sizes",
+    2: "pings and pongs",
+    3: "reserved bits",
+    4: "reserved opcodes",
+    5: "fragments",
+    6: "UTF-8",
+    7: "closing",
+    9: "limits and performance",
+    10: "fragments made by the sender",
+    12: "compression: messages of all sizes and kinds",
+    13: "compression: its parameters",
+}
 
-#: The same, but of section 9, which is about size and speed, one case a kind.
-SHORT = tuple(case for case in CORE if case != "9.*") + (
-    *("9.1.1", "9.2.1", "9.3.5", "9.4.5", "9.5.3", "9.6.3", "9.7.1", "9.8.1"),
-)
+#: All that the suite has about RFC 6455 and RFC 7692.
+ALL = tuple(f"{section}.*" for section in SECTIONS)
+
+#: Sections of which the short form has some cases only: they are about size and
+#: speed, or have 1,000 messages a case.
+LONG = {
+    "9.*": ("9.1.1", "9.2.1", "9.3.5", "9.4.5", "9.5.3", "9.6.3", "9.7.1", "9.8.1"),
+    "12.*": ("12.1.1", "12.1.11", "12.2.3", "12.3.4", "12.4.5", "12.5.2"),
+    "13.*": (
+        *("13.1.2", "13.2.3", "13.3.4", "13.4.5"),
+        *("13.5.11", "13.6.2", "13.7.4"),
+    ),
+}
+SHORT = tuple(case for section in ALL for case in LONG.get(section, (section,)))
 
 PASSED = {"OK", "INFORMATIONAL"}
 
@@ -71,7 +100,7 @@ class Verdict:
         return said if self.passed else f"{said} ({self.report})"
 
 
-def run_cases(python2, url, folder, *, cases=CORE, exclude=(), timeout=600.0):
+def run_cases(python2, url, folder, *, cases=ALL, exclude=(), timeout=3600.0):
     """
     Run cases against a server and return the verdicts in order.
 
@@ -143,13 +172,71 @@ def table_of(verdicts):
     return "\n".join([*lines, f"{passed} of {len(verdicts)} cases passed"])
 
 
+def summary_of(verdicts, versions):
+    """
+    Return a page for the documentation: a row a section, and what was used.
+
+    Args:
+        verdicts: What the suite says.
+        versions: Names and versions of what took part.
+
+    """
+    passed = sum(verdict.passed for verdict in verdicts)
+    lines = [
+        "# Conformance",
+        "",
+        "What [Autobahn|Testsuite](https://github.com/crossbario/autobahn-testsuite)"
+        " says of",
+        "this server's WebSockets (RFC 6455) and their compression (RFC 7692):"
+        f" **{passed} of {len(verdicts)}",
+        "cases are OK or informational**, in what the server does and in how the"
+        " connection",
+        "ends. `python -m tests.conformance --summary docs/conformance.md` runs them"
+        " and writes",
+        "this page; it needs a Python 2.7.",
+        "",
+        "| section | cases | OK | informational | other |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for section in sorted({verdict.section for verdict in verdicts}):
+        of_section = [each for each in verdicts if each.section == section]
+        counts = count_rows(of_section)
+        lines.append(f"| {section}: {SECTIONS[section]} | {counts} |")
+    lines += [f"| all | {count_rows(verdicts)} |", ""]
+    failed = [f"- {each}" for each in verdicts if not each.passed]
+    lines += [*failed, ""] if failed else []
+    lines += ["Informational are cases in which the RFC leaves a choice.", ""]
+    lines += ["| used | version |", "| --- | --- |"]
+    lines += [f"| {name} | {version} |" for name, version in versions.items()]
+    return "\n".join([*lines, ""])
+
+
+def count_rows(verdicts):
+    """Return the cells of a row: all, OK, informational, and what did not pass."""
+    count = Counter(each.behaviour if each.passed else "other" for each in verdicts)
+    cells = [len(verdicts), count["OK"], count["INFORMATIONAL"], count["other"]]
+    return " | ".join(map(str, cells))
+
+
+def versions_used():
+    """Return names and versions of what takes part in a run."""
+    return {
+        "Autobahn\\|Testsuite": RELEASE,
+        "greenchannels": greenchannels.__version__,
+        "gevent": gevent.__version__,
+        "C extensions": "yes" if FrameDecoder is not PureFrameDecoder else "no",
+        "Python": platform.python_version(),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }
+
+
 @contextmanager
-def our_server(log):
+def our_server(log, *options):
     """Serve :mod:`tests.conformance.app` in a process that logs to a file."""
     port = free_port()
     command = [sys.executable, "-m", "greenchannels", "run"]
     command += ["tests.conformance.app:routing", "--port", str(port)]
-    command += ["--max-message", str(MAX_MESSAGE), "--access-log", "off"]
+    command += ["--max-message", str(MAX_MESSAGE), "--access-log", "off", *options]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -1,4 +1,4 @@
-"""The short form of Autobahn's core cases; ``python -m tests.conformance`` is full."""
+"""The short form of Autobahn's cases; ``python -m tests.conformance`` is full."""
 
 import pytest
 

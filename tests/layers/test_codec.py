@@ -20,6 +20,16 @@ from greenchannels.layers.codec import (
     read_close,
     unpack_event,
 )
+from greenchannels.net.backlog import SharedFrame
+from greenchannels.net.reactor import Reactor
+
+
+@pytest.fixture
+def reactor():
+    reactor = Reactor()
+    yield reactor
+    reactor.close()
+
 
 EVENTS = [
     {"type": "x"},
@@ -142,6 +152,27 @@ def test_a_broadcast_is_encoded_once_for_each_encoding():
     broadcast = Broadcast(Kind.TEXT, "abc")
     assert [broadcast.encoded(encode) for _ in range(3)] == ["ABC"] * 3
     assert calls == ["abc"]
+
+
+def test_shared_frames_know_their_topic_and_are_counted_by_whoever_made_them(reactor):
+    """Also those that were made elsewhere and are only kept here."""
+
+    def encode(payload):
+        return SharedFrame(payload.encode())
+
+    broadcast = Broadcast(Kind.TEXT, "abc")
+    broadcast.topic, broadcast.backlog = "g:a", reactor.backlog
+    frame = broadcast.encoded(encode)
+    other = broadcast.keep("other", SharedFrame(b"xy"))
+    assert broadcast.encodings == {encode: frame, "other": other}
+    assert (frame.topic, other.topic) == ("g:a", "g:a")
+    assert reactor.backlog.shared == 5
+    assert broadcast.keep("plain", b"plain") == b"plain"
+    assert reactor.backlog.shared == 5
+    del broadcast, frame
+    assert reactor.backlog.shared == 2
+    del other
+    assert reactor.backlog.shared == 0
 
 
 def test_a_close_carries_code_and_reason():

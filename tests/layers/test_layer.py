@@ -448,3 +448,42 @@ def test_a_broadcast_is_encoded_once_for_all_members(layer):
         layer.add(TOPIC, member)
     layer.send(TOPIC, Broadcast(Kind.TEXT, "x"))
     assert calls == ["x"]
+
+
+def test_a_message_knows_what_it_is_about(pair):
+    """In every process, and when it goes to one channel."""
+
+    class Topical(FakeMember):
+        def deliver(self, broadcast):
+            self.got.append((broadcast.topic, broadcast.backlog))
+
+    here, there = Topical(), Topical()
+    pair[0].add(TOPIC, here)
+    pair[1].add(TOPIC, there)
+    pair[0].send(TOPIC, make_broadcast("x"))
+    name = pair[1].new_channel(there)
+    pair[0].send_channel(name, make_broadcast("y"))
+    pair[1].send_channel(name, make_broadcast("z"))
+    backlog = pair[0]._reactor.backlog
+    assert here.got == [(TOPIC, backlog)]
+    assert there.got == [(TOPIC, backlog), *[("c:" + name, backlog)] * 2]
+
+
+def test_what_slow_members_miss_is_counted_by_route_and_in_all(layer):
+    """What is returned is a copy."""
+    assert layer.stats()["slow"] == {}
+    layer.count_slow("/a", "drop", "frames dropped", 3)
+    layer.count_slow("/a", "drop", "frames dropped")
+    layer.count_slow("/b", "close", "sockets closed")
+    layer.count_slow("/b", "close", "frames dropped", 10)
+    found = layer.stats()
+    assert found["slow"] == {
+        "/a": {"policy": "drop", "frames dropped": 4},
+        "/b": {"policy": "close", "sockets closed": 1, "frames dropped": 10},
+    }
+    assert found["frames dropped for slow members"] == 14
+    assert found["closed for being slow"] == 1
+    found["slow"]["/a"].clear()
+    assert layer.stats()["slow"]["/a"]
+    with pytest.raises(KeyError):
+        layer.count_slow("/a", "drop", "hopes dropped")

@@ -654,6 +654,40 @@ def test_dropping_keeps_every_frame_of_the_batch(pair):
     assert transport.own == 0
 
 
+def test_what_waits_is_counted_exactly(new_pair, reactor):
+    """Through batches, drops, a close, an abort and a cut."""
+    pairs = [new_pair().open() for _ in range(3)]
+    backlog = reactor.backlog
+    for pair in pairs:
+        transport = pair.transport
+        transport.push(b"A" * 50_000)
+        for n in range(300):
+            frame = SharedFrame(b"%03d" % n * 100)
+            backlog.hold(frame)
+            transport.push_shared(frame, 10**9)
+            del frame
+            transport.push(b"B" * 10)
+        transport.write_now()
+        assert transport.blocked
+
+    def waiting(kind):
+        frames = [f for pair in pairs for f in pair.transport.queue]
+        return sum(len(f) for f in frames if type(f) is kind)
+
+    assert (backlog.own, backlog.shared) == (waiting(bytes), waiting(SharedFrame))
+    pairs[0].transport.keep_unsent(pairs[0].transport.unsent[::3])
+    assert (backlog.own, backlog.shared) == (waiting(bytes), waiting(SharedFrame))
+    pairs[0].wire.read(60_000)
+    assert (backlog.own, backlog.shared) == (waiting(bytes), waiting(SharedFrame))
+    pairs[0].transport.close()
+    pairs[0].wire.read(10**6)
+    pairs[1].transport.abort()
+    pairs[2].transport.cut(ConnectionAbortedError("no room"))
+    assert not pairs[2].transport.queue
+    until(lambda: all(pair.transport.closed for pair in pairs[:2]))
+    assert (backlog.own, backlog.shared) == (0, 0)
+
+
 def test_a_peer_that_takes_no_byte_is_cut(new_pair):
     """After write_timeout."""
     pair = new_pair(write_timeout=50 * MS).open()

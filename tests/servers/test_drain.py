@@ -209,7 +209,7 @@ def test_a_slow_consumer_may_say_goodbye_in_its_own_time(serve):
 @pytest.mark.parametrize(
     ("timeout", "least", "bound"),
     [
-        pytest.param(30.0, 6, 40.0, id="1000 a second, since half of the time allows it"),
+        pytest.param(30.0, 6, 40.0, id="1000 a second: half of the time allows it"),
         pytest.param(2.0, 1, 20.0, id="all by half of the time, which is faster"),
     ],
 )

@@ -8,6 +8,7 @@ import gevent.event
 import pytest
 from gevent import GreenletExit, getcurrent
 
+from greenchannels.net.reactor import Reactor
 from greenchannels.servers import workers as module
 from greenchannels.servers.workers import Workers
 from tests.servers.harness import until
@@ -18,10 +19,12 @@ VALUE = contextvars.ContextVar("VALUE", default="unset")
 @pytest.fixture
 def workers(no_leaks):
     """Workers of this hub, closed at the end."""
-    found = Workers(gevent.get_hub(), contextvars.Context())
+    reactor = Reactor()
+    found = Workers(reactor, contextvars.Context())
     yield found
     found.close()
     until(lambda: not found.all)
+    reactor.close()
 
 
 def run(workers, task):
@@ -153,3 +156,103 @@ def test_one_that_was_killed_while_idle_is_not_used(workers):
     until(lambda: not workers.idle)
     run(workers, lambda: ran.append(2))
     assert ran == [1, 2]
+
+
+# Tasks that can wait for the hub's turn.
+
+
+def test_tasks_of_soon_share_a_worker(workers):
+    """In order, each in its own context, and not before the hub's turn."""
+    seen = []
+
+    def task(n):
+        seen.append((n, VALUE.get(), weakref.ref(getcurrent())))
+
+    for n in range(5):
+        context = contextvars.Context()
+        context.run(VALUE.set, n)
+        workers.soon(lambda n=n: task(n), context)
+    assert seen == []
+    until(lambda: len(seen) == 5)
+    assert [(n, value) for n, value, _ in seen] == [(n, n) for n in range(5)]
+    assert len({greenlet for _, _, greenlet in seen}) == 1
+
+
+def test_a_task_of_soon_that_waits_holds_up_nobody(workers):
+    """The next one gets another worker."""
+    seen, done = [], gevent.event.Event()
+    workers.soon(lambda: (seen.append(1), done.wait()), contextvars.Context())
+    workers.soon(lambda: seen.append(2), contextvars.Context())
+    until(lambda: seen == [1, 2])
+    assert len(workers.busy) == 1
+    done.set()
+
+
+def test_tasks_of_soon_leave_others_their_turns(workers):
+    """No more than so many are begun in one turn of the hub."""
+    seen, before = [], []
+    many = module.SOON_PER_TURN * 3
+    for n in range(many):
+        workers.soon(lambda n=n: seen.append(n), contextvars.Context())
+    timer = gevent.get_hub().loop.timer(0)
+    timer.start(lambda: before.append(len(seen)))
+    until(lambda: len(seen) == many)
+    timer.close()
+    assert seen == list(range(many))
+    assert before and before[0] < many
+
+
+def test_a_task_of_soon_may_put_another_there(workers):
+    """Without end, and others still have their turns."""
+    count = [0]
+
+    def again():
+        count[0] += 1
+        if count[0] < 1000:
+            workers.soon(again, contextvars.Context())
+
+    workers.soon(again, contextvars.Context())
+    until(lambda: count[0] == 1000)
+
+
+def test_a_task_of_soon_that_raises_does_not_stop_the_rest(workers, no_leaks):
+    """The hub shows what it raised, the others run."""
+    seen = []
+    stream = gevent.get_hub().exception_stream
+
+    def fail():
+        raise KeyError("of a task")
+
+    workers.soon(fail, contextvars.Context())
+    workers.soon(lambda: seen.append(1), contextvars.Context())
+    until(lambda: seen)
+    assert "of a task" in stream.getvalue()
+    stream.seek(0)
+    stream.truncate()
+
+
+@pytest.mark.parametrize(
+    "leave_behind",
+    [
+        lambda: gevent.Timeout(0.02).start(),
+        lambda: gevent.spawn_later(0.02, getcurrent().kill),
+    ],
+    ids=["timeout", "kill"],
+)
+def test_what_a_task_of_soon_leaves_behind_does_not_hit_the_next(workers, leave_behind):
+    """Although it begins at once: in another worker."""
+    seen = []
+
+    def second():
+        seen.append(weakref.ref(getcurrent()))
+        gevent.sleep(0.1)
+        seen.append("unharmed")
+
+    def first():
+        seen.append(weakref.ref(getcurrent()))
+        leave_behind()
+
+    workers.soon(first, contextvars.Context())
+    workers.soon(second, contextvars.Context())
+    until(lambda: seen[2:] == ["unharmed"])
+    assert seen[0] != seen[1]

@@ -4,6 +4,7 @@ import pytest
 
 from greenchannels.errors import LocalProtocolError, RemoteProtocolError
 from greenchannels.options import HTTPLimits
+from greenchannels.wire.extensions import Extension
 from greenchannels.wire.handshake import (
     Handshake,
     accept_key,
@@ -93,6 +94,11 @@ def test_a_handshake_is_read(changes):
         ),
         (400, "a subprotocol is not a token", {"Sec_WebSocket_Protocol": "a, b c"}),
         (400, "a subprotocol is not a token", {"Sec_WebSocket_Protocol": "é"}),
+        (
+            400,
+            "Sec-WebSocket-Extensions is malformed",
+            {"Sec_WebSocket_Extensions": "permessage-deflate; a="},
+        ),
     ],
 )
 def test_what_is_not_a_handshake_is_refused(status, reason, changes):
@@ -111,6 +117,18 @@ def test_subprotocols_come_in_the_order_of_the_client():
     assert read_handshake(asked).subprotocols == ("chat", "v2.chat", "mqtt")
 
 
+def test_extensions_come_in_the_order_of_the_client():
+    """From several lines, in any spelling of the name."""
+    asked = request(
+        Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits",
+        more="SEC-websocket-EXTENSIONS: x;a=1\r\n",
+    )
+    assert read_handshake(asked).extensions == (
+        Extension("permessage-deflate", (("client_max_window_bits", None),)),
+        Extension("x", (("a", "1"),)),
+    )
+
+
 def test_the_acceptance_is_a_101():
     """The three fields of section 4.2.2, then those that were asked for."""
     expected = (
@@ -125,6 +143,17 @@ def test_the_acceptance_is_a_101():
     )
     assert encode_accept(KEY, headers=[(b"Set-Cookie", b"a=1"), (b"X", b"")]) == (
         expected + b"Set-Cookie: a=1\r\nX: \r\n\r\n"
+    )
+
+
+def test_the_acceptance_names_the_extension():
+    """With a subprotocol or headers, and without."""
+    start = encode_accept(KEY)[:-2]
+    line = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+    extension = b"permessage-deflate"
+    assert encode_accept(KEY, extension=extension) == start + line + b"\r\n"
+    assert encode_accept(KEY, "chat", [(b"X", b"y")], extension) == (
+        start + b"Sec-WebSocket-Protocol: chat\r\n" + line + b"X: y\r\n\r\n"
     )
 
 

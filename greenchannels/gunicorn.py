@@ -1,0 +1,277 @@
+"""
+The worker class for gunicorn: ``gunicorn -k greenchannels.gunicorn.Worker app:app``.
+
+The arbiter, which imports this module, stays unpatched and without a hub: a worker
+patches the standard library right after the fork, then imports the application, and
+serves gunicorn's sockets by our own ``Server``. What gunicorn is told becomes our
+options here. An application that is not ours is served as one WSGI application.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.event import Event
+from gunicorn.workers import base
+
+from .applications import Application
+from .errors import ConfigurationError
+from .layers.ipc_folder import default_name
+from .layers.registry import configured_url, make_layer
+from .net.binding import adopt
+from .net.certificates import Certificates
+from .net.outlet import keep_frame_chunks
+from .options import TLS, ServerOptions
+from .routing import Router, wsgi
+from .servers.access import AccessLog
+from .servers.server import Server
+
+#: Memory for the frames of this many greenlets is kept for the next ones.
+KEPT_FRAME_CHUNKS = 128
+
+#: Seconds between two signs of life, at most.
+HEARTBEAT = 1.0
+
+#: The part of --graceful-timeout that the drain may take; lifespans have the rest.
+DRAIN_PART = 0.9
+
+#: Seconds that SIGINT and SIGQUIT leave for telling sockets.
+QUICK = 0.5
+
+#: Settings of gunicorn's own HTTP that have no meaning here.
+NOT_FOLLOWED = ("ciphers", "http_protocols", "proxy_protocol", "access_log_format")
+
+logger = logging.getLogger("greenchannels.server")
+
+
+class Worker(base.Worker):  # type: ignore[misc,unused-ignore]
+    """Serve a routing, as ``greenchannels.application`` made it, by our server."""
+
+    #: Seconds that the drain may take; by default a part of --graceful-timeout.
+    drain: float
+
+    #: Which signals leave no time to drain.
+    quick_signals: tuple[int, ...] = (signal.SIGINT, signal.SIGQUIT)
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Warn of settings that are not followed. In the arbiter."""
+        for name in NOT_FOLLOWED:
+            setting = cfg.settings.get(name)
+            if setting is not None and setting.get() != type(setting)().get():
+                log.warning("%s is not followed by this worker", name)
+
+    def init_process(self) -> None:
+        """Patch before anything else, and run."""
+        monkey.patch_all()
+        super().init_process()
+
+    # What subclasses replace.
+
+    def make_server(self) -> tuple[Server, Certificates | None]:
+        """
+        Return the server of the loaded application, and its certificates if any.
+
+        Raises:
+            ConfigurationError: If routing or options are wrong.
+
+        """
+        _share_handlers(self.log)
+        options = read_options(self.cfg, getattr(self.wsgi, "options", None))
+        self.drain = options.drain
+        server = Server(
+            router_of(self.wsgi),
+            options=options,
+            layer=make_layer(self._layer_url()),
+            access_log=_access_log(self.log),
+        )
+        return server, read_certificates(self.cfg)
+
+    def started(self) -> None:
+        """Connections are accepted from now on."""
+
+    def had_enough(self) -> None:
+        """So many requests have been served as one worker may: end."""
+        logger.info("worker %d has served its requests", self.pid)
+        self.end()
+
+    def _layer_url(self) -> str:
+        url = os.environ.get("GREENCHANNELS_LAYER") or configured_url()
+        if url is None and self.cfg.workers > 1:
+            name = str(getattr(self.app, "app_uri", None) or self.cfg.proc_name)
+            url = "ipc://" + default_name(name, os.getcwd(), os.getuid())
+        return url or "memory://"
+
+    # Its life.
+
+    def run(self) -> None:
+        """Serve until told to stop, and drain."""
+        self._ending, self._quick = Event(), False
+        self.booted = False  # what fails from here on would fail again
+        if not self.alive:
+            return
+        server, certificates = self.make_server()
+        if self.max_requests < sys.maxsize:
+            count_requests(server.router, self.max_requests, self.had_enough)
+        handlers = self._handle_signals()
+        beat = gevent.spawn(self._beat)
+        keep_frame_chunks(KEPT_FRAME_CHUNKS)
+        server.start()
+        timeout = server.options.timeouts.write_timeout
+        for sock in self.sockets:
+            own = adopt(sock.detach(), write_timeout=timeout)
+            server.listen(own, certificates)
+        self.booted = True
+        self.started()
+        self._ending.wait()
+        server.stop(QUICK if self._quick else self.drain)
+        for handler in handlers:
+            handler.cancel()
+        beat.kill()
+
+    def end(self) -> None:
+        """Drain and exit, once; never blocks."""
+        self.alive = False
+        self._ending.set()
+
+    def end_quickly(self) -> None:
+        """Exit soon, or at once if that has begun already."""
+        if self._ending.is_set():
+            os._exit(0)
+        self._quick = True
+        self.end()
+
+    def _handle_signals(self) -> list[Any]:
+        """Have signals handled in the hub from now on."""
+        actions: dict[int, Callable[[], object]] = {
+            signal.SIGTERM: self.end,
+            signal.SIGUSR1: self.log.reopen_files,
+            **dict.fromkeys(self.quick_signals, self.end_quickly),
+        }
+        return [gevent.signal_handler(n, action) for n, action in actions.items()]
+
+    def _beat(self) -> None:
+        """Tell the arbiter that the hub turns, and end when the arbiter has gone."""
+        interval = min(HEARTBEAT, self.timeout / 2) if self.timeout else HEARTBEAT
+        while True:
+            self.notify()
+            if os.getppid() != self.ppid and self.alive:
+                logger.warning("worker %d ends: its arbiter has gone", self.pid)
+                self.end()
+            gevent.sleep(interval)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """The arbiter has missed the signs of life: say what blocks the hub."""
+        stack = "".join(traceback.format_stack(frame))
+        logger.critical("worker %s was blocked, by:\n%s", self.pid, stack)
+        self.cfg.worker_abort(self)
+        os._exit(1)
+
+
+def router_of(app: Any) -> Router:
+    """Return the routing that a WSGI application stands for."""
+    if isinstance(app, Application):
+        return app.router
+    return app if isinstance(app, Router) else Router([wsgi("/", app)])
+
+
+def count_requests(router: Router, limit: int, done: Callable[[], object]) -> None:
+    """Have ``done()`` called once, when ``limit`` requests and handshakes have come."""
+    find, count = router.find, 0
+
+    def counting(kind: str, method: str, path: str) -> Any:
+        nonlocal count
+        count += 1
+        if count == limit:
+            done()
+        return find(kind, method, path)
+
+    router.find = counting  # type: ignore[method-assign]
+
+
+def read_options(cfg: Any, given: ServerOptions | None) -> ServerOptions:
+    """
+    Return the options that gunicorn's settings stand for.
+
+    Args:
+        cfg: The settings.
+        given: What the application was made with, for all that gunicorn has not.
+
+    """
+    options = given or ServerOptions()
+    http, timeouts = options.http, options.timeouts
+    if (line := _changed(cfg, "limit_request_line")) is not None:
+        http = replace(http, max_request_line=line or None)
+    if (count := _changed(cfg, "limit_request_fields")) is not None:
+        http = replace(http, max_headers=count)
+    if (seconds := _changed(cfg, "keepalive")) is not None:
+        timeouts = replace(timeouts, keep_alive=float(seconds))
+    return replace(
+        options,
+        http=http,
+        timeouts=timeouts,
+        max_connections=cfg.worker_connections,
+        drain=cfg.graceful_timeout * DRAIN_PART,
+        proxies=options.proxies or (*cfg.forwarded_allow_ips, "unix"),
+    )
+
+
+def _changed(cfg: Any, name: str) -> Any:
+    """Return a setting that is not gunicorn's default, else ``None``."""
+    setting = cfg.settings[name]
+    value = setting.get()
+    return None if value == type(setting)().get() else value
+
+
+def read_certificates(cfg: Any) -> Certificates | None:
+    """
+    Return the certificates that gunicorn is told of, if there are any.
+
+    Raises:
+        ConfigurationError: If they are wrong.
+
+    """
+    if not cfg.is_ssl:
+        return None
+    if not cfg.certfile:
+        raise ConfigurationError("--keyfile needs a --certfile")
+    asks = int(cfg.cert_reqs)  # 0: no, 1: if they have one, 2: everybody
+    ca_certs = cfg.ca_certs if asks else None
+    return Certificates(TLS(((cfg.certfile, cfg.keyfile),), ca_certs, asks == 2))
+
+
+class _LogStream:
+    """A stream that is a logger: our lines, where gunicorn's configuration says."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+
+    def write(self, line: str) -> int:
+        """Log a line."""
+        self._log.info("%s", line.rstrip("\n"))
+        return len(line)
+
+
+def _access_log(log: Any) -> AccessLog:
+    enabled = log.access_log_enabled if hasattr(log, "access_log_enabled") else True
+    stream: Any = _LogStream(log.access_log)
+    return AccessLog(stream if enabled else None)
+
+
+def _share_handlers(log: Any) -> None:
+    """Have what we log go to gunicorn's error log, unless it is configured."""
+    ours = logging.getLogger("greenchannels")
+    if not ours.handlers and not logging.getLogger().handlers:
+        ours.handlers = log.error_log.handlers
+        ours.setLevel(log.error_log.level)
+        ours.propagate = False

@@ -1,0 +1,128 @@
+"""
+What the layers of several processes tell each other beside messages.
+
+Numbers and probes, so that what is lost is known (``numbers.py``), and calls
+(``remote.py``). Each process has a topic of its own, and all share the one of probes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from ..net.clock import Alarm
+from ..net.reactor import Reactor
+from .numbers import PROBE, PROBE_INTERVAL, Accounts, LossLog
+from .ports import Acknowledging, Bus
+from .remote import MARK, RemoteCalls
+
+logger = logging.getLogger("greenchannels.layer")
+
+#: What ``stats`` calls messages that were lost between processes.
+MISSED = "messages missed"
+
+
+def process_topic(origin: str) -> str:
+    """Return the topic of what is for the process called ``origin``."""
+    return "p:" + origin
+
+
+class Exchange:
+    """
+    A layer's part in it.
+
+    Args:
+        bus: The layer's bus.
+        counters: Where losses are counted.
+        on_gap: Called in the hub with a topic and how many messages were missed.
+        perform: Carries out calls of others; see ``RemoteCalls``.
+
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        counters: Counter[str],
+        on_gap: Callable[[str, int], None],
+        perform: Callable[[str, str, str], None],
+    ) -> None:
+        self._bus = bus
+        self._counters = counters
+        self._on_gap = on_gap
+        acknowledging = isinstance(bus, Acknowledging)
+        self.accounts = Accounts(self._missed, acknowledged=acknowledging)
+        if isinstance(bus, Acknowledging):
+            bus.ledger = self.accounts
+        self.calls = RemoteCalls(self._reach, perform)
+        self._log = LossLog()
+        self._alarm: Alarm | None = None
+        self._reactor: Reactor | None = None
+        self._origin = ""
+
+    def start(self, reactor: Reactor, origin: str, timeout: float) -> None:
+        """
+        Listen to the others, and begin to tell numbers.
+
+        Blocks until the others know, at most ``timeout`` seconds.
+        """
+        self._reactor, self._origin = reactor, origin
+        self.calls.start(origin)
+        self._bus.subscribe([process_topic(origin), PROBE], timeout)
+        self._rearm()
+
+    def close(self) -> None:
+        """Stop."""
+        self.calls.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._reactor = None
+
+    def takes(self, topic: str, data: bytes, origin: str) -> bool:
+        """
+        Take what is not a message; return whether it is that.
+
+        Raises:
+            ValueError: If it is nothing of ours.
+
+        """
+        if topic == PROBE:
+            self.accounts.take_probe(origin, data)
+        elif data.startswith(MARK) and topic == process_topic(self._origin):
+            self.calls.take(data)
+        else:
+            return False
+        return True
+
+    def bus_stats(self) -> dict[str, dict[str, int]]:
+        """Return what the bus counts, as "bus", if it counts."""
+        stats = getattr(self._bus, "stats", None)
+        return {"bus": stats()} if stats is not None else {}
+
+    def probe(self) -> None:
+        """Tell the others the last numbers."""
+        for probe in self.accounts.probes():
+            self._bus.publish(PROBE, probe)
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """This process has no member of them any more."""
+        self.accounts.heard.forget_topics(topics)
+
+    def _reach(self, topic: str, data: bytes) -> bool:
+        return self._bus.wants(topic) and self._bus.publish(topic, data)
+
+    def _missed(self, topic: str, number: int) -> None:
+        self._counters[MISSED] += number
+        self._log.add(topic, number)
+        self._on_gap(topic, number)
+
+    def _rearm(self) -> None:
+        assert self._reactor is not None
+        clock = self._reactor.clock
+        self._alarm = clock.call_later(PROBE_INTERVAL, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        """It is time for a probe. Hub only."""
+        self._rearm()
+        self._log.warn()
+        self.probe()

@@ -1,0 +1,283 @@
+"""
+Honest accounts of what was lost between processes.
+
+Who publishes numbers its messages by topic, as ``(epoch, n)``; who listens counts the
+holes. The base line is the number that a subscription's acknowledgement bears, where
+the bus has acknowledgements, else the first number heard. Each ``PROBE_INTERVAL`` a
+process tells its last numbers, for tails that were lost; tails of the idle are told
+twice and then forgotten, and a topic that is used again starts a new epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+#: Seconds between two probes.
+PROBE_INTERVAL = 5.0
+
+#: Seconds of silence after which a topic's numbers may be forgotten.
+IDLE_TIME = 60.0
+
+#: Topics in one probe; more are told in several.
+MAX_PROBED = 1000
+
+#: Seconds between two warnings.
+WARNING_INTERVAL = 10.0
+
+#: The topic of probes, which every process wants.
+PROBE = "#probe"
+
+#: Nothing was published yet.
+NOTHING = (0, 0)
+
+logger = logging.getLogger("greenchannels.layer")
+
+T = TypeVar("T")
+
+
+class Published:
+    """The numbers of what this process publishes."""
+
+    def __init__(self) -> None:
+        self._epoch = 1
+        #: Last numbers of topics used since the last turn of the page, and before.
+        self._page: dict[str, list[int]] = {}
+        self._last_page: dict[str, list[int]] = {}
+        #: Topics used since the last probe, and since the one before.
+        self._used: dict[str, None] = {}
+        self._used_before: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._page) + len(self._last_page)
+
+    def number(self, topic: str) -> tuple[int, int]:
+        """Return epoch and number of the next message of ``topic``."""
+        last = self._page.get(topic)
+        if last is None:
+            last = self._last_page.pop(topic, None) or [self._epoch, 0]
+            self._page[topic] = last
+        last[1] += 1
+        self._used[topic] = None
+        return last[0], last[1]
+
+    def last(self, topic: str) -> tuple[int, int]:
+        """Return epoch and number of the last message of ``topic``."""
+        last = self._page.get(topic) or self._last_page.get(topic)
+        return (last[0], last[1]) if last is not None else NOTHING
+
+    def turn_page(self) -> None:
+        """Forget the topics that were not used since this was called last."""
+        if self._last_page:
+            self._epoch += 1
+        self._last_page, self._page = self._page, {}
+
+    def probes(self) -> list[bytes]:
+        """Return the last numbers of the topics used since the last two probes."""
+        topics = list(self._used_before | self._used)
+        self._used_before, self._used = self._used, {}
+        told = [(topic, *self.last(topic)) for topic in topics]
+        return [
+            msgspec.msgpack.encode(told[start : start + MAX_PROBED])
+            for start in range(0, len(told), MAX_PROBED)
+        ]
+
+
+class Heard:
+    """
+    The numbers of what this process hears from others.
+
+    Args:
+        first_counts: Whether the first number heard of a topic is its base line;
+            else there is none until it is told by ``learn``.
+
+    """
+
+    def __init__(self, *, first_counts: bool) -> None:
+        self._first_counts = first_counts
+        self._topics: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._topics.values()))
+
+    def take(self, topic: str, origin: str, epoch: int, number: int) -> int:
+        """
+        Note a message.
+
+        Returns:
+            How many before it were missed; -1 if it has been heard already.
+
+        """
+        origins = self._topics.get(topic)
+        last = origins.get(origin) if origins is not None else None
+        if last is None:
+            if self._first_counts:
+                self._keep(topic, origin, epoch, number)
+            return 0
+        assert origins is not None
+        missed = _between(last, epoch, number) - 1
+        if missed >= 0:
+            origins[origin] = (epoch, number)
+            return missed
+        return -1
+
+    def learn(self, topic: str, origin: str, epoch: int, number: int) -> int:
+        """Note the last number before what comes now; return how many were missed."""
+        origins = self._topics.get(topic)
+        if origins is None or origin not in origins:
+            self._keep(topic, origin, epoch, number)
+            return 0
+        return self.check(topic, origin, epoch, number)
+
+    def check(self, topic: str, origin: str, epoch: int, number: int) -> int:
+        """Note the last number if there is a base line; return how many were missed."""
+        origins = self._topics.get(topic)
+        last = origins.get(origin) if origins is not None else None
+        if last is None:
+            return 0
+        assert origins is not None
+        missed = _between(last, epoch, number)
+        if missed > 0:
+            origins[origin] = (epoch, number)
+            return missed
+        return 0
+
+    def forget_topics(self, topics: Iterable[str]) -> None:
+        """This process does not want them any more."""
+        for topic in topics:
+            self._topics.pop(topic, None)
+
+    def forget_origin(self, origin: str) -> None:
+        """It has ended."""
+        for origins in self._topics.values():
+            origins.pop(origin, None)
+
+    def _keep(self, topic: str, origin: str, epoch: int, number: int) -> None:
+        self._topics.setdefault(topic, {})[origin] = (epoch, number)
+
+
+def _between(last: tuple[int, int], epoch: int, number: int) -> int:
+    """Return how far a number is behind the last one; an epoch begins with 1."""
+    if epoch == last[0]:
+        return number - last[1]
+    return number if epoch > last[0] else -1
+
+
+class Accounts:
+    """
+    The numbers of one layer, both ways, and what becomes of holes.
+
+    A ledger for buses with acknowledgements (``ports.Ledger``).
+
+    Args:
+        on_missed: Called with a topic and how many of its messages were missed.
+        acknowledged: Whether the bus acknowledges subscriptions with our notes.
+
+    """
+
+    def __init__(
+        self, on_missed: Callable[[str, int], None], *, acknowledged: bool
+    ) -> None:
+        self._on_missed = on_missed
+        self.published = Published()
+        self.heard = Heard(first_counts=not acknowledged)
+        self._page_turned = time.monotonic()
+
+    def take(self, topic: str, origin: str, epoch: int, number: int) -> bool:
+        """Note a message; return False if it has been heard already."""
+        missed = self.heard.take(topic, origin, epoch, number)
+        if missed > 0:
+            self._on_missed(topic, missed)
+        return missed >= 0
+
+    def probes(self) -> list[bytes]:
+        """Return what to publish on ``PROBE`` now; to be called each interval."""
+        now = time.monotonic()
+        if now - self._page_turned >= IDLE_TIME:
+            self._page_turned = now
+            self.published.turn_page()
+        return self.published.probes()
+
+    def take_probe(self, origin: str, data: bytes) -> None:
+        """
+        Compare another's numbers with what was heard of it.
+
+        Raises:
+            ValueError: If it is no probe.
+
+        """
+        for topic, epoch, number in _read(data, list[tuple[str, int, int]]):
+            missed = self.heard.check(topic, origin, epoch, number)
+            if missed:
+                self._on_missed(topic, missed)
+
+    # Ledger.
+
+    def describe(self, topics: Sequence[str]) -> bytes:
+        """Return the last numbers of ``topics``."""
+        last = self.published.last
+        return msgspec.msgpack.encode([last(topic) for topic in topics])
+
+    def learn(self, origin: str, topics: Sequence[str | None], note: bytes) -> None:
+        """
+        Begin to count, or count on, at the numbers that ``origin`` described.
+
+        Raises:
+            ValueError: If the note is none.
+
+        """
+        for topic, last in zip(topics, _read(note, list[tuple[int, int]]), strict=True):
+            if topic is not None:
+                missed = self.heard.learn(topic, origin, *last)
+                if missed:
+                    self._on_missed(topic, missed)
+
+    def forget(self, origin: str) -> None:
+        """It has ended."""
+        self.heard.forget_origin(origin)
+
+
+def _read(data: bytes, form: type[T]) -> T:
+    """Return what another process told; raise ``ValueError`` if it is not that."""
+    try:
+        return msgspec.msgpack.decode(data, type=form)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"no numbers: {error}") from error
+
+
+class LossLog:
+    """
+    Warn of missed messages, at once and then at most each ``WARNING_INTERVAL``.
+
+    What is missed in between is told with the next warning.
+    """
+
+    def __init__(self) -> None:
+        self._missed: dict[str, int] = {}
+        self._warned = -WARNING_INTERVAL
+
+    def add(self, topic: str, missed: int) -> None:
+        """Warn of it now or later."""
+        self._missed[topic] = self._missed.get(topic, 0) + missed
+        self.warn()
+
+    def warn(self) -> None:
+        """Warn of what was not told yet, if it is time."""
+        now = time.monotonic()
+        if not self._missed or now - self._warned < WARNING_INTERVAL:
+            return
+        self._warned = now
+        total, topics = sum(self._missed.values()), len(self._missed)
+        worst = max(self._missed, key=lambda topic: self._missed[topic])
+        self._missed.clear()
+        logger.warning(
+            "%d messages of %d topics were lost on their way from other processes,"
+            " most of them of %r",
+            total,
+            topics,
+            worst,
+        )
