@@ -10,11 +10,13 @@ Real-time applications in plain blocking Python, on gevent.
 ``EventStream``        what a view returns for server-sent events
 ``Compression``        a middleware around HTTP routes
 ``Server``             serve a routing on this thread's hub
+``application``        a routing for gunicorn and other WSGI servers
 ``configure``          the layer of this process
 errors                 ``ConnectionEnded`` and all others, in ``errors.py``
 =====================  =======================================================
 """
 
+from .applications import Application, application
 from .channels import Channel
 from .errors import (
     ChannelFull,
@@ -44,6 +46,7 @@ from .sockets import WebSocket
 __version__ = "0.1.0"
 
 __all__ = [
+    "Application",
     "Channel",
     "ChannelFull",
     "Compression",
@@ -72,6 +75,7 @@ __all__ = [
     "TooManyGroups",
     "User",
     "WebSocket",
+    "application",
     "configure",
     "gsgi",
     "http",

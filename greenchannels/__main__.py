@@ -13,7 +13,7 @@ from .cli.patching import may_fork, patch
 if not may_fork(sys.argv[1:]):
     patch()
 
-from .cli.main import main  # noqa: E402
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

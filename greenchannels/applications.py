@@ -130,7 +130,10 @@ class _Call:
         if event["type"] == "http.response.start":
             self._write = self._start_response(
                 _status_line(event["status"]),
-                [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event["headers"]],
+                [
+                    (n.decode("latin-1"), v.decode("latin-1"))
+                    for n, v in event["headers"]
+                ],
             )
         elif event["type"] == "http.response.body":
             assert self._write is not None, "a body needs http.response.start first"

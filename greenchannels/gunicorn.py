@@ -54,10 +54,10 @@ NOT_FOLLOWED = ("ciphers", "http_protocols", "proxy_protocol", "access_log_forma
 logger = logging.getLogger("greenchannels.server")
 
 
-class Worker(base.Worker):  # type: ignore[misc,unused-ignore]
+class Worker(base.Worker):
     """Serve a routing, as ``greenchannels.application`` made it, by our server."""
 
-    #: Seconds that the drain may take; by default a part of --graceful-timeout.
+    #: Seconds that the drain may take.
     drain: float
 
     #: Which signals leave no time to drain.
@@ -116,7 +116,7 @@ class Worker(base.Worker):  # type: ignore[misc,unused-ignore]
 
     def run(self) -> None:
         """Serve until told to stop, and drain."""
-        self._ending, self._quick = Event(), False
+        self._ending = Event()
         self.booted = False  # what fails from here on would fail again
         if not self.alive:
             return
@@ -134,7 +134,7 @@ class Worker(base.Worker):  # type: ignore[misc,unused-ignore]
         self.booted = True
         self.started()
         self._ending.wait()
-        server.stop(QUICK if self._quick else self.drain)
+        server.stop(self.drain)
         for handler in handlers:
             handler.cancel()
         beat.kill()
@@ -148,7 +148,7 @@ class Worker(base.Worker):  # type: ignore[misc,unused-ignore]
         """Exit soon, or at once if that has begun already."""
         if self._ending.is_set():
             os._exit(0)
-        self._quick = True
+        self.drain = QUICK
         self.end()
 
     def _handle_signals(self) -> list[Any]:

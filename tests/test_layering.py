@@ -58,6 +58,7 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["servers"] = set(MAY_IMPORT) - {"generic", "consumer"}
+MAY_IMPORT["applications"] = {"errors", "types", "options", "routing"}
 MAY_IMPORT["testing"] = set(MAY_IMPORT)
 #: The package itself, which holds the public names.
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"testing"}
@@ -71,6 +72,7 @@ NOT_IN_WIRE = {
 #: A module of such a name would replace the function on the package.
 PUBLIC_FUNCTIONS = {
     *("websocket", "http", "static", "include", "gsgi", "lifespan", "wsgi", "asgi"),
+    "application",
     *("channel", "every", "cron", "mqtt", "email", "sms"),
 }
 

@@ -997,7 +997,6 @@ def test_children_that_have_ended_are_forgotten(one):
             socket.spawn(int)
             socket.spawn(gevent.sleep, 10).kill()
             socket.spawn(gevent.sleep, 10).kill(block=False)
-        gevent.sleep(10 * MS)
         seen.put("now")
         socket.wait()
 
@@ -1005,7 +1004,28 @@ def test_children_that_have_ended_are_forgotten(one):
     running.open()
     seen.get(timeout=2)
     (socket,) = running.server.sockets
-    assert not socket._children
+    until(lambda: not socket._children)
+
+
+def test_a_child_may_take_its_time_to_clean_up(one):
+    """It is asked to end once, whoever ends first, and waited for."""
+    seen = Queue()
+
+    def child():
+        try:
+            gevent.sleep(60)
+        finally:
+            gevent.sleep(20 * MS)
+            seen.put("cleaned up")
+
+    def consumer(socket):
+        socket.spawn(child)
+        socket.wait()
+
+    running = one(consumer)
+    peer = running.open()
+    peer.send_close()
+    assert seen.get(timeout=2) == "cleaned up"
 
 
 def test_the_consumer_may_be_killed_from_outside(one):

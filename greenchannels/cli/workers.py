@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from _socket import socket as RawSocket
 from collections.abc import Iterable
 from types import FrameType
@@ -33,6 +34,7 @@ from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..servers.server import Server
 from .apps import AppError, load_router
+from .reloading import SourceFiles, failure_page, files_of
 from .run import (
     EXIT_SECOND_SIGNAL,
     EXIT_START,
@@ -52,6 +54,9 @@ STARTING, UP, TIRED, WRONG_APP, FAILED = range(5)
 #: Seconds beyond the drain that lifespans have before a worker is killed.
 LEAVE_TIME = 5
 
+#: Seconds that --reload leaves for telling sockets.
+QUICK_RELOAD = 0.2
+
 #: Seconds between two looks while workers come and go.
 LOOK = 0.05
 
@@ -63,7 +68,7 @@ EXIT_CODES = {WRONG_APP: EXIT_USAGE, FAILED: EXIT_START}
 logger = logging.getLogger("greenchannels.arbiter")
 
 
-class Service(BaseApplication):  # type: ignore[misc,unused-ignore]
+class Service(BaseApplication):
     """
     What is to be served, as gunicorn knows it.
 
@@ -101,7 +106,7 @@ class Service(BaseApplication):  # type: ignore[misc,unused-ignore]
         return load_router(self.spec)
 
 
-class ArbiterLog(Logger):  # type: ignore[misc,unused-ignore]
+class ArbiterLog(Logger):
     """What gunicorn logs, among our own lines: its news are details to us."""
 
     def setup(self, cfg: Any) -> None:
@@ -109,9 +114,14 @@ class ArbiterLog(Logger):  # type: ignore[misc,unused-ignore]
         self.cfg = cfg
         self.error_log = logger
 
-    def info(self, msg: str, *args: Any, **kwargs: Any) -> None:
+    def info(self, msg: object, *args: object, **kwargs: Any) -> None:
         """Log it for those who debug."""
         self.debug(msg, *args, **kwargs)
+
+    def debug(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log it, but for the settings: hardly one of them means anything here."""
+        if not str(msg).startswith("Current configuration"):
+            super().debug(msg, *args, **kwargs)
 
 
 class Listening:
@@ -134,7 +144,7 @@ class Listening:
         close_listening(self._sock)
 
 
-class Arbiter(GunicornArbiter):  # type: ignore[misc,unused-ignore]
+class Arbiter(GunicornArbiter):
     """
     gunicorn's arbiter, with our order of starting and replacing.
 
@@ -144,6 +154,9 @@ class Arbiter(GunicornArbiter):  # type: ignore[misc,unused-ignore]
         places: What is printed once the first worker accepts.
 
     """
+
+    LISTENERS: list[Any]  # type: ignore[misc]
+    WORKERS: dict[int, Any]  # type: ignore[misc]
 
     def __init__(
         self, service: Service, socks: Iterable[RawSocket], places: list[str]
@@ -274,12 +287,16 @@ class RunWorker(Worker):
     """A worker of ``run``: told all by the command's values."""
 
     quick_signals = (signal.SIGQUIT,)
+    app: Service
+    pid: int  # type: ignore[assignment]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._shared = mmap.mmap(-1, 1)
         #: Told to go; and running code that is to be replaced. Known to the arbiter.
         self.leaving = self.outdated = False
+        #: Files that --reload looks at, beside those of all modules.
+        self._watched: list[str] = []
 
     @property
     def condition(self) -> int:
@@ -302,11 +319,17 @@ class RunWorker(Worker):
             signal.signal(number, _ignore)
 
     def load_wsgi(self) -> None:
-        """Import the application."""
+        """Import the application; with --reload serve what is wrong with it."""
+        # What is compiled is told apart by seconds: too little for who edits.
+        sys.dont_write_bytecode |= self.app.values["reload"]
         try:
-            super().load_wsgi()
+            self.wsgi: Any = self.app.wsgi()
         except AppError as error:
-            self._give_up(WRONG_APP, f"Error: {error}")
+            if not self.app.values["reload"] or self.age == 1:
+                self._give_up(WRONG_APP, f"Error: {error}")
+            say(f"Error: {error}")
+            self.wsgi = failure_page(f"{error}\n\n{traceback.format_exc()}")
+            self._watched = files_of(error, self.app.spec.partition(":")[0])
 
     def make_server(self) -> tuple[Server, Certificates | None]:
         """Return what the command's values ask for."""
@@ -338,6 +361,13 @@ class RunWorker(Worker):
         """Tell the arbiter."""
         self._shared[0] = UP
         logger.info("worker %d is up", self.pid)
+        if self.app.values["reload"]:
+            gevent.spawn(SourceFiles(self._watched).watch, self._reload)
+
+    def _reload(self, path: str) -> None:
+        logger.info("%s has changed", path)
+        self.drain = QUICK_RELOAD
+        self.end()
 
     def had_enough(self) -> None:
         """Ask for another; until it is up this one goes on."""

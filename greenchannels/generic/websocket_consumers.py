@@ -195,11 +195,12 @@ class WebsocketConsumer(SyncConsumer):
 
     def socket_received(self, message: Data | Event, /) -> None:
         """See ``SyncConsumer.socket_received``."""
-        if self._takes_receive and isinstance(message, str | bytes):
+        kind = type(message)
+        if self._takes_receive and (kind is str or kind is bytes):
             super().socket_received(message)
-        elif isinstance(message, str):
-            self.receive(text_data=message)
-        elif isinstance(message, bytes):
+        elif kind is str:
+            self.receive(text_data=message)  # type: ignore[arg-type]
+        elif kind is bytes:
             self.receive(bytes_data=message)
         else:
             self._dispatch_other(message, message["type"].replace(".", "_"))

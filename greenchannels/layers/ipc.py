@@ -337,7 +337,10 @@ class IpcBus:
         if self.ledger is not None:
             since = self._topics.get
             known = [t if since(t, number + 1) <= number else None for t in names]
-            self.ledger.learn(peer.name, known, note)
+            try:
+                self.ledger.learn(peer.name, known, note)
+            except ValueError as error:
+                raise FrameError(f"an acknowledgement: {error}") from error
         self._acknowledge(account, number)
 
     def _acknowledge(self, account: Account, number: int) -> None:

@@ -42,7 +42,7 @@ ATTEMPTS = 10
 LOCK, UNNAMED = ".lock", ".new"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-_SOCKET_NAME = re.compile(r"[0-9]+-[0-9a-f]+")
+_SOCKET_NAME = re.compile(r"[0-9]{1,10}-[0-9a-f]{1,13}")
 
 #: Lock files of this process' own layers.
 _own: set[str] = set()
@@ -131,7 +131,12 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of the sockets that are there, living or not."""
-        return [n for n in os.listdir(self.path) if _SOCKET_NAME.fullmatch(n)]
+        return [n for n in os.listdir(self.path) if self.may_be_called(n)]
+
+    @staticmethod
+    def may_be_called(name: str) -> bool:
+        """Say whether a socket may have this name."""
+        return _SOCKET_NAME.fullmatch(name) is not None
 
     def claim(self) -> Claim:
         """
@@ -188,7 +193,7 @@ class Folder:
         for entry in os.listdir(self.path):
             path = os.path.join(self.path, entry)
             name, kind = os.path.splitext(entry)
-            if not _SOCKET_NAME.fullmatch(name) or self._is_own(path):
+            if not self.may_be_called(name) or self._is_own(path):
                 continue
             if kind == UNNAMED or (kind == LOCK and name not in sockets):
                 with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from logging import DEBUG, WARNING
 from typing import Any, Protocol
 
 from gevent.event import Event as Signal
@@ -232,7 +233,8 @@ class Mesh:
                 self._forget(name)
             return
         except OSError as error:
-            logger.warning("ipc: %s cannot be reached: %s", name, error)
+            level = DEBUG if isinstance(error, BlockingIOError) else WARNING
+            logger.log(level, "ipc: %s cannot be reached: %s", name, error)
             return
         link = Link(self, self._reactor, fd, self.name, name)
         self._links.add(link)
@@ -263,8 +265,8 @@ class Mesh:
 
     def link_greets(self, link: Link, name: str) -> None:
         """Choose between this link and others to the same process."""
-        if name == self.name:
-            link.refuse("this is you")
+        if name == self.name or not self._folder.may_be_called(name):
+            link.refuse("nobody else is called so")
             return
         peer = self._peer(name)
         if link.dialed:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("greenchannels.server")
 
 
+#: What may leave a handler and ends only its socket.
+FAILURES = (Exception, GreenletExit, gevent.Timeout, SystemExit)
+
+
 class BurstSocket(ServerSocket):
     """
     A socket that calls handlers instead of being received from.
@@ -79,6 +83,11 @@ class BurstSocket(ServerSocket):
         """Whether no handler runs and nothing waits for one."""
         return self._waiter is self and not self._running and not self._inbox
 
+    @property
+    def run_over(self) -> bool:
+        """Whether ``disconnect`` has ended."""
+        return self._over and self._handlers is None and not self._running
+
     # Waking. Hub callbacks, or any greenlet where they say so.
 
     def start(self) -> None:
@@ -109,13 +118,17 @@ class BurstSocket(ServerSocket):
             self._watch_consumer()  # the end came before this burst
         try:
             while True:
-                self._call(self._run_handlers)
-                if not self._inbox:
+                try:
+                    self._run_handlers()
+                except BaseException as error:
+                    self._handler_raised(error)
+                if self._server.burst_hooks and not self._inbox:
                     self._run_hooks()
                 # There is more if a handler raised, or a hook took its time.
                 if not self._inbox or self._over or self._crowded():
                     break
         finally:
+            self._listening = True  # whatever the handlers did
             if self._error is None and self._waiter is None and not self._crowded():
                 self._waiter = self
             self._running -= 1
@@ -124,8 +137,9 @@ class BurstSocket(ServerSocket):
 
     def _crowded(self) -> bool:
         """Say whether more bursts are at work than handlers may be."""
-        handlers = self._handlers
-        return handlers is not None and self._running > handlers.max_concurrency
+        if self._running == 1 or self._handlers is None:
+            return False
+        return self._running > self._handlers.max_concurrency
 
     def _run_handlers(self) -> None:
         """Call handlers until nothing waits, or one raises."""
@@ -148,7 +162,6 @@ class BurstSocket(ServerSocket):
                 if not alone:
                     self._start_others(handlers.max_concurrency)
                 received(message)
-                self._listening = True  # whatever the handler did
             if not self._input_paused or self._error is not None:
                 return
             self._resume_input()
@@ -171,21 +184,21 @@ class BurstSocket(ServerSocket):
         """Call a handler, and end the socket if it fails."""
         try:
             handler(*args)
-        except ConnectionEnded as error:
-            if error.source is not self:
-                self._handler_failed()
-        except StopConsumer:
-            self._clear_inbox()
-            self.finish()
-        except GreenletExit:
-            self._clear_inbox()
-            self.fail()
-        except (Exception, gevent.Timeout, SystemExit):
-            self._handler_failed()
+        except BaseException as error:
+            self._handler_raised(error)
 
-    def _handler_failed(self) -> None:
-        logger.exception("%s: the consumer failed", printable(self.path))
+    def _handler_raised(self, error: BaseException) -> None:
+        """End the socket as what a handler raised says."""
+        if isinstance(error, ConnectionEnded) and error.source is self:
+            return
+        if not isinstance(error, FAILURES):
+            raise error  # it means the whole process
         self._clear_inbox()
+        if isinstance(error, StopConsumer):
+            self.finish()
+            return
+        if not isinstance(error, GreenletExit):
+            logger.exception("%s: the consumer failed", printable(self.path))
         self.fail()
 
     def _finish(self) -> None:

@@ -46,15 +46,20 @@ class EventPort:
             self._begun = True
             self._socket.keep_events()
             return {"type": "websocket.connect"}
-        try:
-            message = self._socket.receive_undecided()
-        except ConnectionEnded as error:
-            return _disconnect_event(error)
-        if isinstance(message, str):
-            return {"type": "websocket.receive", "text": message}
-        if isinstance(message, bytes):
-            return {"type": "websocket.receive", "bytes": message}
-        return message
+        while True:
+            try:
+                message = self._socket.receive_undecided()
+            except ConnectionEnded as error:
+                return _disconnect_event(error)
+            if isinstance(message, str):
+                return {"type": "websocket.receive", "text": message}
+            if isinstance(message, bytes):
+                return {"type": "websocket.receive", "bytes": message}
+            if not message["type"].startswith("websocket."):
+                return message
+            # Sent to a group or a channel, it would pass for the peer's own.
+            why = "types that begin with 'websocket.' are the connection's own"
+            self._socket.count_unhandled_event(message["type"], why)
 
     def send(self, event: Event) -> None:
         """Take a GSGI event; blocks like ``WebSocket.send``."""

@@ -13,7 +13,7 @@ import logging
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from email.utils import formatdate
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import gevent
@@ -44,6 +44,12 @@ from .websocket import ServerSocket
 from .workers import Workers
 
 logger = logging.getLogger("greenchannels.server")
+
+#: Seconds that consumers have to end when the server is closed at once.
+CLOSE_TIMEOUT = 1.0
+
+#: Seconds between two looks at them.
+PACE = 0.001
 
 
 class Server:
@@ -237,10 +243,14 @@ class Server:
             listener.close()
         for transport in tuple(self.connections):
             transport.abort()
-        consumers = list(self.consumers)
+        gevent.killall(list(self.consumers), block=False)
+        end = monotonic() + CLOSE_TIMEOUT
+        while (self.connections or self.consumers or self.workers.ready) and (
+            monotonic() < end
+        ):
+            gevent.sleep(PACE)
+        gevent.killall(list(self.consumers), block=False)
         self.workers.close()
-        gevent.killall(consumers, block=False)
-        gevent.joinall(consumers, timeout=1.0)
         gevent.sleep(0)
         try:
             self.lifespan.stop()

@@ -63,6 +63,11 @@ class SocketRun(WebSocket):
         """The consumer's greenlet, while it runs."""
         return self._greenlet
 
+    @property
+    def run_over(self) -> bool:
+        """Whether the consumer has ended."""
+        return self._greenlet is None
+
     def run_started(self, greenlet: Greenlet[..., Any]) -> None:
         """The consumer has been given its greenlet."""
         self._greenlet = greenlet

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..groups import to_json
 from ..servers.websocket import ServerSocket
+from ..servers.workers import Worker
 from ..wire.deflate_codec import ContextCodec
 from ..wire.frames import BINARY, CLOSE, PING, PONG, TEXT, FrameDecoder, encode_masked
 from .links import Fields, Link, Response, at_most, encode_request
@@ -145,7 +146,7 @@ class ClientSocket:
         found: Any = self._server.connections.get(transport)
         if isinstance(found, ServerSocket):
             return found
-        owners = [greenlet.args[0] for greenlet in self._server.consumers]
+        owners = map(owner_of, self._server.consumers)
         sockets = [each for each in owners if isinstance(each, ServerSocket)]
         return next((s for s in sockets if s.transport is transport), None)
 
@@ -160,7 +161,7 @@ class ClientSocket:
 
     @property
     def _consumer_ended(self) -> bool:
-        return self._socket is None or self._socket.greenlet is None
+        return self._socket is None or self._socket.run_over
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + self._timeout
@@ -316,6 +317,13 @@ class ClientSocket:
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
             self._queue.put(None)
+
+
+def owner_of(greenlet: Greenlet[..., Any]) -> object:
+    """Return what a greenlet of the server works for: a socket, perhaps."""
+    if isinstance(greenlet, Worker):
+        return getattr(greenlet.task, "__self__", None)
+    return greenlet.args[0]
 
 
 class Handshake:

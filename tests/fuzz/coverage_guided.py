@@ -97,7 +97,12 @@ def keep(target, work):
     kept = CORPUS / target
     kept.mkdir(parents=True, exist_ok=True)
     status, output = fuzzer(
-        target, "-merge=1", f"-max_len={MAX_LENGTH}", str(kept), str(work / target)
+        target,
+        "-merge=1",
+        "-use_counters=0",  # how often a line is reached makes thousands of inputs
+        f"-max_len={MAX_LENGTH}",
+        str(kept),
+        str(work / target),
     )
     if status != 0:
         print(cause(output), flush=True)

@@ -5,6 +5,7 @@ A process of its own, because atheris changes each module as it is imported, and
 the process when it is done. ``coverage_guided.py`` starts it.
 """
 
+import shlex
 import sys
 
 import atheris
@@ -15,8 +16,10 @@ def main():
     # Before anything else imports them.
     with atheris.instrument_imports(include=["greenchannels.wire"]):
         from tests.fuzz.targets import TARGETS
-    target = TARGETS[sys.argv[1]]
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
+    name = sys.argv[1]
+    # With this libFuzzer starts itself anew, by the shell, in order to merge.
+    command = f"{shlex.quote(sys.executable)} -m tests.fuzz.fuzzer {name}"
+    atheris.Setup([command, *sys.argv[2:]], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -9,7 +9,7 @@ from tests.fuzz.source import Source
 from tests.fuzz.targets import TARGETS
 
 #: Bounds of the corpus: it is in the repository, and tried at each run.
-MOST_FILES, MOST_BYTES = 1000, 300_000
+MOST_FILES, MOST_BYTES = 600, 100_000
 
 #: The fewest inputs of a target that are worth something.
 FEWEST = 3

@@ -193,8 +193,6 @@ REFUSED = ["_secret", ".secret", "__init__", "._", "unknown", "attribute", "", "
 @pytest.mark.parametrize("kind", REFUSED + RESERVED)
 def test_events_call_no_other_method(host, caplog, kind):
     """Nothing with "_", no attribute, none of the base classes'; the socket lives."""
-    if host.mode == "wrapped" and kind.startswith("websocket."):
-        pytest.skip("over events these are the connection's own: see docs")
     running = host(Noting)
     peer = running.open()
     host.rest()
@@ -202,7 +200,7 @@ def test_events_call_no_other_method(host, caplog, kind):
     tell(running, "all", {"type": "note", "text": "alive"})
     assert peer.hear() == "alive"
     assert running.counters["events without a handler"] == 1
-    assert f"an event {kind!r} was dropped: Noting has no handler" in caplog.text
+    assert f"an event {kind!r} was dropped: " in caplog.text
 
 
 def test_unknown_types_are_warned_of_once_a_route(host, caplog):

@@ -216,10 +216,11 @@ def test_who_is_found_is_dialed(bus, play):
         encode_frame(Kind.READY, None),
         encode_message("a", b"too early"),
         encode_frame(Kind.HELLO, "no name"),
+        encode_frame(Kind.HELLO, (1, "../1-ab")),
         b"\xff" * 5,
         encode_frame(Kind.REFUSED, "no"),
     ],
-    ids=["version", "ready", "message", "form", "length", "refusal"],
+    ids=["version", "ready", "message", "form", "path", "length", "refusal"],
 )
 def test_who_greets_wrongly_gets_no_link(bus, play, frames):
     """And no word of what goes on."""
