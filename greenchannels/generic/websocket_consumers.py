@@ -195,15 +195,15 @@ class WebsocketConsumer(SyncConsumer):
 
     def socket_received(self, message: Data | Event, /) -> None:
         """See ``SyncConsumer.socket_received``."""
-        kind = type(message)
-        if self._takes_receive and (kind is str or kind is bytes):
+        if self._takes_receive and isinstance(message, str | bytes):
             super().socket_received(message)
-        elif kind is str:
-            self.receive(text_data=message)  # type: ignore[arg-type]
-        elif kind is bytes:
+        elif type(message) is str:
+            self.receive(text_data=message)
+        elif type(message) is bytes:
             self.receive(bytes_data=message)
         else:
-            self._dispatch_other(message, message["type"].replace(".", "_"))
+            event: Any = message
+            self._dispatch_other(event, event["type"].replace(".", "_"))
 
     def socket_closed(self, code: int, reason: str, /) -> None:
         """See ``SyncConsumer.socket_closed``."""

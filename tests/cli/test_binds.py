@@ -237,7 +237,7 @@ def test_an_address_that_this_machine_has_not_is_passed_over(monkeypatch):
 
 def test_one_busy_address_of_a_name_leaves_none(monkeypatch):
     """The others are closed again."""
-    own = "127.{}.{}".format(100 + os.getpid() // 250 % 100, os.getpid() % 250)
+    own = f"127.{100 + os.getpid() // 250 % 100}.{os.getpid() % 250}"
     resolving_to(monkeypatch, f"{own}.1", f"{own}.2")  # no other run's, nor its ports
     with contextlib.closing(stdlib_socket.socket()) as taken:
         taken.bind((f"{own}.2", 0))

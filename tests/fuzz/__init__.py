@@ -1,1 +1,1 @@
-"""Generated requests, and the parsers that ours must agree with."""
+"""Generated requests beside other parsers, and coverage-guided fuzzing of wire/."""
