@@ -73,6 +73,8 @@ class Worker(base.Worker):
 
     def init_process(self) -> None:
         """Patch before anything else, and run."""
+        # Until it can be told to end, it must not lose that it was told.
+        signal.signal(signal.SIGTERM, self.handle_exit)
         monkey.patch_all()
         super().init_process()
 
@@ -118,8 +120,6 @@ class Worker(base.Worker):
         """Serve until told to stop, and drain."""
         self._ending = Event()
         self.booted = False  # what fails from here on would fail again
-        if not self.alive:
-            return
         server, certificates = self.make_server()
         if self.max_requests < sys.maxsize:
             count_requests(server.router, self.max_requests, self.had_enough)
@@ -133,7 +133,8 @@ class Worker(base.Worker):
             server.listen(own, certificates)
         self.booted = True
         self.started()
-        self._ending.wait()
+        if self.alive:  # else told so before signals were handled in the hub
+            self._ending.wait()
         server.stop(self.drain)
         for handler in handlers:
             handler.cancel()

@@ -63,6 +63,10 @@ LOOK = 0.05
 #: Longest pause, in seconds, between two attempts to start what fails to.
 MAX_PAUSE = 30.0
 
+#: Signals that a worker must not meet with its parent's handlers.
+BLOCKED = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP}
+
+#: The command's exit codes for what a worker could not do.
 EXIT_CODES = {WRONG_APP: EXIT_USAGE, FAILED: EXIT_START}
 
 logger = logging.getLogger("greenchannels.arbiter")
@@ -233,7 +237,7 @@ class Arbiter(GunicornArbiter):
         """Whether workers are starting or being replaced."""
         staying = self._staying
         return len(staying) != self.num_workers or any(
-            worker.stale or worker.condition == STARTING for worker in staying
+            worker.stale or not worker.is_up for worker in staying
         )
 
     def manage_workers(self) -> None:
@@ -241,12 +245,12 @@ class Arbiter(GunicornArbiter):
         if self._stopping:
             return
         staying = self._staying
-        if not self._works and any(w.condition == UP for w in staying):
+        if not self._works and any(worker.is_up for worker in staying):
             self._works = True
             for place in self._places:
                 say(f"Listening on {place} (Ctrl-C to stop)")
         wanted = self.num_workers if self._works else 1
-        starting = any(worker.condition == STARTING for worker in staying)
+        starting = not all(worker.is_up for worker in staying)
         stale = [worker for worker in staying if worker.stale]
         if len(staying) < wanted:
             self._start(wanted - len(staying))
@@ -261,6 +265,13 @@ class Arbiter(GunicornArbiter):
             for _ in range(count):
                 self.spawn_worker()
 
+    def spawn_worker(self) -> int:
+        """Start one, with signals blocked until it can handle them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+        pid: int = super().spawn_worker()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        return pid
+
     def _dismiss(self, worker: RunWorker) -> None:
         """Have a worker drain and exit."""
         worker.leaving = True
@@ -268,11 +279,11 @@ class Arbiter(GunicornArbiter):
 
     def child_ended(self, worker: RunWorker) -> None:
         """A worker has exited: see whether it ever worked."""
-        condition = worker.condition
+        condition, was_up = worker.condition, worker.is_up
         worker.forget()
-        if condition in (UP, TIRED):
+        if was_up:
             self._failures = 0
-        if condition in (UP, TIRED) or worker.leaving or self._stopping:
+        if was_up or worker.leaving or self._stopping:
             return
         self._failures += 1
         self._not_before = time.monotonic() + min(MAX_PAUSE, 2.0**self._failures)
@@ -304,6 +315,11 @@ class RunWorker(Worker):
         return self._shared[0]
 
     @property
+    def is_up(self) -> bool:
+        """Whether it accepts connections."""
+        return self.condition in (UP, TIRED)
+
+    @property
     def stale(self) -> bool:
         """Whether another is to take its place."""
         return self.outdated or self.condition == TIRED
@@ -317,6 +333,7 @@ class RunWorker(Worker):
         super().init_signals()
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _ignore)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
 
     def load_wsgi(self) -> None:
         """Import the application; with --reload serve what is wrong with it."""

@@ -57,7 +57,9 @@ class SocketOutput(SocketLosses):
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way in or out of this socket."""
-        return not self._inbox and not self._transport.queue
+        if self._inbox or self._transport.queue:
+            return False
+        return not self._held_back()
 
     # From the consumer. Any greenlet of it.
 
