@@ -11,7 +11,7 @@ Real-time applications in plain blocking Python, on gevent.
 ``Compression``        a middleware around HTTP routes
 ``Server``             serve a routing on this thread's hub
 ``application``        a routing for gunicorn and other WSGI servers
-``configure``          the layer of this process
+``configure, stats``   the layer of this process, and what it counted
 errors                 ``ConnectionEnded`` and all others, in ``errors.py``
 =====================  =======================================================
 """
@@ -37,7 +37,7 @@ from .groups import Group, User
 from .hosting.compression import Compression
 from .hosting.events import ServerSentEvent
 from .hosting.streams import EventStream, last_event_id
-from .layers.registry import configure
+from .layers.registry import configure, stats
 from .options import Deflate, HTTPLimits, Limits, Rate, ServerOptions, Timeouts
 from .routing import Router, gsgi, http, include, lifespan, static, websocket, wsgi
 from .servers.server import Server
@@ -83,6 +83,7 @@ __all__ = [
     "last_event_id",
     "lifespan",
     "static",
+    "stats",
     "websocket",
     "wsgi",
 ]

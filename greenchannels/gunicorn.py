@@ -125,6 +125,14 @@ class Worker(base.Worker):
             count_requests(server.router, self.max_requests, self.had_enough)
         handlers = self._handle_signals()
         beat = gevent.spawn(self._beat)
+        try:
+            self._serve(server, certificates)
+        finally:
+            beat.kill()
+            for handler in handlers:
+                handler.cancel()
+
+    def _serve(self, server: Server, certificates: Certificates | None) -> None:
         keep_frame_chunks(KEPT_FRAME_CHUNKS)
         server.start()
         timeout = server.options.timeouts.write_timeout
@@ -136,9 +144,6 @@ class Worker(base.Worker):
         if self.alive:  # else told so before signals were handled in the hub
             self._ending.wait()
         server.stop(self.drain)
-        for handler in handlers:
-            handler.cancel()
-        beat.kill()
 
     def end(self) -> None:
         """Drain and exit, once; never blocks."""

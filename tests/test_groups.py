@@ -1,5 +1,6 @@
 """Groups over real sockets: order, faults, and members who do not read."""
 
+import json
 import random
 import resource
 import threading
@@ -16,8 +17,10 @@ from greenchannels import (
     MessageTooLarge,
     Timeouts,
     User,
+    http,
+    stats,
 )
-from tests.servers.harness import MS, Closed, no_leaks, serve, until
+from tests.servers.harness import MS, Closed, no_leaks, request, serve, until
 
 __all__ = ["no_leaks", "serve"]
 
@@ -351,3 +354,18 @@ def test_a_consumer_hears_its_groups_while_it_computes_and_waits(serve):
     Group("g").send("now")
     assert peer.hear() == "now"
     go.set()
+
+
+def test_a_view_may_return_what_the_layer_counted(serve):
+    """In any code of a server; outside of all it is an error that says so."""
+    running = serve([http("/stats", lambda request: stats())])
+    client = running.client()
+    client.send(request("/stats"))
+    found = json.loads(client.response().body)
+    assert found["groups"] == 0
+    assert found["slow"] == found["rates"] == {}
+    client.close()
+    assert stats()["groups"] == 0
+    running.server.close()
+    with pytest.raises(ConfigurationError):
+        stats()

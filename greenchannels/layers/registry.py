@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..net.reactor import Reactor
@@ -103,3 +104,18 @@ def current_layer() -> Layer:
 
 #: A child that was forked serves nobody: its layers were its parent's.
 os.register_at_fork(after_in_child=_started.clear)
+
+
+def stats() -> dict[str, Any]:
+    """
+    Return what happened to messages so far in this process, and present sizes.
+
+    Counts by name; under ``"slow"`` and ``"rates"`` what happened by route (see
+    ``docs/slow-consumers.md`` and ``docs/rate-limits.md``). Never blocks.
+
+    Raises:
+        ConfigurationError: If no server runs in this process, or several do and this
+            code runs in none of their consumers.
+
+    """
+    return current_layer().stats()

@@ -39,7 +39,7 @@ class Family(Process):
             env={
                 **os.environ,
                 "PYTHONPATH": os.getcwd(),
-                "PYTHONWARNINGS": "default",
+                "PYTHONWARNINGS": "default::DeprecationWarning",
                 "XDG_RUNTIME_DIR": self._runtime.name,
                 **(env or {}),
             },
