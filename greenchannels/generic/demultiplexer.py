@@ -73,7 +73,10 @@ def envelope(stream: str, payload: str) -> str:
         ValueError: If ``payload`` is no JSON.
 
     """
-    msgspec.json.decode(payload, type=msgspec.Raw)
+    try:
+        msgspec.json.decode(payload, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"a stream carries JSON: {error}") from error
     return f'{{"stream":{to_json(stream)},"payload":{payload}}}'
 
 

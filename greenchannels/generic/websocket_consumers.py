@@ -268,7 +268,10 @@ class JsonWebsocketConsumer(WebsocketConsumer):
             ValueError: If it is no JSON.
 
         """
-        return msgspec.json.decode(text_data)
+        try:
+            return msgspec.json.decode(text_data)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
 
     @classmethod
     def encode_json(cls, content: Any) -> str:
