@@ -53,7 +53,7 @@ def resolve_member(member: object) -> Member:
     if isinstance(member, str):
         found = current_layer().find_channel(member)
         if found is None:
-            raise ConfigurationError(f"no socket of this process is called {member!r}")
+            raise ConfigurationError(f"no socket is called {member!r}")
         return found
     found = member_of(member)
     if not hasattr(found, "deliver"):
@@ -122,8 +122,14 @@ class Group:
         Raises:
             TooManyGroups: If the socket is in as many groups as it may.
             ConnectionEnded: If the socket has ended.
+            ConfigurationError: If the name is not that of a socket.
+            LayerUnavailable: If its process cannot be reached.
 
         """
+        layer = current_layer()
+        if isinstance(member, str) and layer.is_elsewhere(member):
+            layer.add_channel(self._topic, member)
+            return
         found = resolve_member(member)
         join = getattr(found, "join", None)
         if join is not None:
@@ -132,7 +138,19 @@ class Group:
             current_layer().add(self._topic, found)
 
     def discard(self, member: Any) -> None:
-        """Remove a socket or channel name; removing twice changes nothing."""
+        """
+        Remove a socket or channel name; removing twice changes nothing.
+
+        Blocks only for the name of a socket of another process, at most 2 seconds.
+
+        Raises:
+            LayerUnavailable: If that process cannot be reached.
+
+        """
+        layer = current_layer()
+        if isinstance(member, str) and layer.is_elsewhere(member):
+            layer.discard_channel(self._topic, member)
+            return
         try:
             found = resolve_member(member)
         except ConfigurationError:

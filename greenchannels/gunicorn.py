@@ -45,6 +45,10 @@ HEARTBEAT = 1.0
 #: The part of --graceful-timeout that the drain may take; lifespans have the rest.
 DRAIN_PART = 0.9
 
+#: Seconds between the last accept and the drain, which would close a connection whose
+#: first request has not been read.
+SETTLING = 0.25
+
 #: Seconds that SIGINT and SIGQUIT leave for telling sockets.
 QUICK = 0.5
 
@@ -70,6 +74,8 @@ class Worker(base.Worker):
             setting = cfg.settings.get(name)
             if setting is not None and setting.get() != type(setting)().get():
                 log.warning("%s is not followed by this worker", name)
+        if cfg.preload_app:
+            log.warning("preload_app imports the application before it is patched")
 
     def init_process(self) -> None:
         """Patch before anything else, and run."""
@@ -119,6 +125,8 @@ class Worker(base.Worker):
     def run(self) -> None:
         """Serve until told to stop, and drain."""
         self._ending = Event()
+        if not self.alive:
+            return
         self.booted = False  # what fails from here on would fail again
         server, certificates = self.make_server()
         if self.max_requests < sys.maxsize:
@@ -143,6 +151,9 @@ class Worker(base.Worker):
         self.started()
         if self.alive:  # else told so before signals were handled in the hub
             self._ending.wait()
+        for listener in server.listeners:
+            listener.close()
+        gevent.sleep(min(SETTLING, self.drain / 4))
         server.stop(self.drain)
 
     def end(self) -> None:
@@ -167,13 +178,16 @@ class Worker(base.Worker):
         return [gevent.signal_handler(n, action) for n, action in actions.items()]
 
     def _beat(self) -> None:
-        """Tell the arbiter that the hub turns, and end when the arbiter has gone."""
+        """Show the arbiter that the hub turns; end when that is gone, or by --reload."""
         interval = min(HEARTBEAT, self.timeout / 2) if self.timeout else HEARTBEAT
         while True:
             self.notify()
-            if os.getppid() != self.ppid and self.alive:
-                logger.warning("worker %d ends: its arbiter has gone", self.pid)
-                self.end()
+            if not self._ending.is_set():
+                if os.getppid() != self.ppid:
+                    logger.warning("worker %d ends: its arbiter has gone", self.pid)
+                    self.end()
+                elif not self.alive:  # gunicorn's reloader says no more than this
+                    self.end_quickly()
             gevent.sleep(interval)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:

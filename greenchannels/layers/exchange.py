@@ -72,8 +72,9 @@ class Exchange:
         self._rearm()
 
     def close(self) -> None:
-        """Stop."""
+        """Stop, and forget what was heard."""
         self.calls.close()
+        self.accounts.heard.forget_all()
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = self._reactor = None

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import os
 import socket as stdlib_socket
 import struct
+import time
 from _socket import socket as RawSocket
+from collections import deque
 from typing import Protocol
 
 from ..net.clock import Alarm
-from ..net.reactor import Reactor
+from ..net.reactor import SLICE_TIME, Reactor
 from ..net.transport import Transport
 from .ipc_frames import (
     VERSION,
@@ -37,6 +40,9 @@ WRITE_AT = 256 * 1024
 
 #: Seconds in which a process must take a byte.
 WRITE_TIMEOUT = 30.0
+
+#: Seconds in which the end of a link must come whose other end takes nothing more.
+END_TIMEOUT = 2.0
 
 #: Seconds in which who dials must say who it is.
 HELLO_TIMEOUT = 10.0
@@ -65,6 +71,28 @@ class LinkOwner(Protocol):
 
     def link_ended(self, link: Link) -> None:
         """A link has ended; called once, last."""
+
+
+class LinkTransport(Transport):
+    """
+    A transport that is read to its end, although nothing can be written any more.
+
+    A process may leave right after its last message.
+    """
+
+    __slots__ = ()
+
+    def fail(self, error: Exception | None) -> None:
+        """Wait for the end if the other end takes nothing more; else end it."""
+        if isinstance(error, BrokenPipeError) and not self.ended and not self.closed:
+            self.ended = True
+            self.reactor.clock.call_later(END_TIMEOUT, self._give_up)
+        else:
+            super().fail(error)
+
+    def _give_up(self) -> None:
+        """The end did not come."""
+        super().fail(None)
 
 
 class Link:
@@ -101,7 +129,10 @@ class Link:
         self.stage = Stage.GREETING
         self.unsent = 0
         self._frames = FrameReader()
-        self._transport = Transport(reactor, fd, write_timeout=WRITE_TIMEOUT)
+        #: Frames that wait for their turn; meanwhile nothing is read.
+        self._unhandled: deque[tuple[int, bytes]] = deque()
+        self._reactor = reactor
+        self._transport = LinkTransport(reactor, fd, write_timeout=WRITE_TIMEOUT)
         self._alarm: Alarm | None = None
         if not self.dialed:
             clock = reactor.clock
@@ -164,6 +195,8 @@ class Link:
 
     def abandon(self) -> None:
         """This is a forked child: let go of a link that is its parent's."""
+        self.stage = Stage.ENDED
+        self._unhandled.clear()
         self._transport.cut(ConnectionAbortedError("the process was forked"))
 
     @property
@@ -177,12 +210,39 @@ class Link:
     # StreamProtocol. In the hub.
 
     def data_received(self, buffer: bytearray, size: int) -> None:
-        """Take what frames these bytes complete."""
-        for kind, body in self._frames.feed(bytes(memoryview(buffer)[:size])):
-            if self.stage is Stage.OPEN:
-                self._owner.link_says(self, kind, body)
-            elif self.stage is Stage.GREETING:
-                self._take_greeting(kind, body)
+        """Take what frames these bytes complete, as many as there is time for."""
+        frames = self._frames.feed(bytes(memoryview(buffer)[:size]))
+        end = time.perf_counter() + SLICE_TIME
+        for index, frame in enumerate(frames, 1):
+            self._take(*frame)
+            if index < len(frames) and time.perf_counter() > end:
+                self._unhandled.extend(frames[index:])
+                self._transport.pause_reading()
+                self._reactor.next_turn(self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        """Take frames that had to wait; read again when there are none."""
+        try:
+            self._take_unhandled(time.perf_counter() + SLICE_TIME)
+        except Exception as error:
+            self.callback_failed(error)
+        if self._unhandled:
+            self._reactor.next_turn(self._go_on)
+        elif self.stage is not Stage.ENDED:
+            self._transport.resume_reading()
+
+    def _take_unhandled(self, end: float) -> None:
+        while self._unhandled:
+            self._take(*self._unhandled.popleft())
+            if time.perf_counter() > end:
+                return
+
+    def _take(self, kind: int, body: bytes) -> None:
+        if self.stage is Stage.OPEN:
+            self._owner.link_says(self, kind, body)
+        elif self.stage is Stage.GREETING:
+            self._take_greeting(kind, body)
 
     def _take_greeting(self, kind: int, body: bytes) -> None:
         if kind == Kind.REFUSED:
@@ -214,13 +274,23 @@ class Link:
             logger.warning("ipc: %r ends: %s", self, error)
         else:
             logger.error("ipc: %r failed", self, exc_info=error)
+        self._unhandled.clear()
         self._transport.abort(error)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has been closed."""
+        if self._unhandled:
+            self._end_unhandled()
         self.stage = Stage.ENDED
         self._forget_alarm()
         self._owner.link_ended(self)
+
+    def _end_unhandled(self) -> None:
+        """Take what had come in time, however long that takes."""
+        try:
+            self._take_unhandled(math.inf)
+        except Exception as error:
+            self.callback_failed(error)
 
     def _never_greeted(self) -> None:
         self._alarm = None

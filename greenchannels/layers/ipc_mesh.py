@@ -27,7 +27,8 @@ from .ipc_links import Link, Stage, check_user, dial
 #: Seconds between two looks into the folder.
 RESCAN = 1.0
 
-#: Seconds between two looks while there is no link to a process that lives.
+#: Seconds until the look after a link has ended, and after that while a process that
+#: had one lives without.
 LOOK_SOON = 0.1
 
 #: Seconds in which an earlier link must end when its other end has made a new one.
@@ -128,15 +129,15 @@ class Mesh:
 
         """
         try:
-            self._sock = sock = bind_unix(self._claim.path, PRIVATE)
+            self._sock = bind_unix(self._claim.path, PRIVATE)
+            self._listener = Listener(self._reactor, self._sock, self._accept)
+            self._listener.start()
+            self._folder.remove_abandoned()
+            self._scan()
+            self.wait(lambda: all(p.settled for p in self.peers.values()), timeout)
         except BaseException:
-            self._claim.release()
+            self.close(0)
             raise
-        self._listener = Listener(self._reactor, sock, self._accept)
-        self._listener.start()
-        self._folder.remove_abandoned()
-        self._scan()
-        self.wait(lambda: all(p.settled for p in self.peers.values()), timeout)
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Block until ``condition()``, which is asked when something has changed."""
@@ -222,8 +223,8 @@ class Mesh:
             peer = self.peers.get(name)
             if peer is None or not (peer.link or peer.dialing):
                 self._dial(name)
-        lost = any(not (p.link or p.dialing) for p in self.peers.values())
-        self._look_in(LOOK_SOON if lost else RESCAN)
+        lost = (p for p in self.peers.values() if not (p.link or p.dialing))
+        self._look_in(LOOK_SOON if any(p.settled for p in lost) else RESCAN)
 
     def _dial(self, name: str) -> None:
         try:
@@ -317,7 +318,8 @@ class Mesh:
             peer.dialing = None
         if peer.waiting is link:
             peer.waiting = None
-        if peer.link is link:
+        was_open = peer.link is link
+        if was_open:
             peer.link = None
             self._owner.peer_unlinked(peer, link)
             waiting, peer.waiting = peer.waiting, None
@@ -326,4 +328,5 @@ class Mesh:
         self.changed()
         if peer.link is None and peer.dialing is None:
             self._look_in(LOOK_SOON)
-            self._dial(peer.name)
+            if was_open:
+                self._dial(peer.name)

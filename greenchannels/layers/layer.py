@@ -6,12 +6,17 @@ is sent reaches them directly; one copy goes to the bus for the other
 processes. A large group is served in slices, the first at once, so that a
 broadcast to many leaves the hub to others in between; a broadcast once begun
 is finished, whatever happens to its sender.
+
+What layers tell each other beside messages is in ``exchange.py``. The module is long
+because it is the one place where a promise of groups can be read.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -21,9 +26,15 @@ from gevent import getcurrent
 from gevent.event import Event as Signal
 from gevent.monkey import get_original
 
-from ..errors import ConfigurationError, LayerUnavailable, TooManyGroups
+from ..errors import (
+    ConfigurationError,
+    ConnectionEnded,
+    LayerUnavailable,
+    TooManyGroups,
+)
 from ..net.reactor import Reactor
-from .codec import Broadcast, decode_message, encode_message
+from .codec import Broadcast, decode_message, encode_message, make_broadcast
+from .exchange import Exchange, process_topic
 from .ports import Bus, BusState
 
 #: Members served in one go.
@@ -34,6 +45,10 @@ MAX_UNFINISHED = 32
 
 #: Seconds that ``add`` waits for the bus to confirm.
 SUBSCRIBE_TIMEOUT = 2.0
+
+#: The type of the event that tells a consumer that its group's messages were lost:
+#: "missed" is how many, or ``None`` if nobody knows.
+GAP_EVENT = "layer.gap"
 
 #: Longest group name, in bytes of UTF-8.
 MAX_NAME = 200
@@ -134,10 +149,9 @@ class Layer:
         self._last_channel = 0
         self._reactor: Reactor | None = None
         self._thread = 0
-        self._numbers: dict[str, int] = {}
-        self._epoch = 1
         #: What happened to messages, by name.
         self.counters: Counter[str] = Counter()
+        self._exchange = Exchange(bus, self.counters, self._announce_gap, self._perform)
         self._slow: dict[str, dict[str, Any]] = {}
         self._rates: dict[str, dict[str, int]] = {}
         #: Names this process in channel names; empty until started.
@@ -146,14 +160,36 @@ class Layer:
     # Life.
 
     def start(self, reactor: Reactor) -> None:
-        """Join the bus; ``reactor`` is the hub that members live on."""
-        self._reactor = reactor
+        """
+        Join the bus; ``reactor`` is the hub that members live on.
+
+        Blocks until the others know, at most a few seconds.
+
+        Raises:
+            ConfigurationError: If the bus cannot be as it was configured.
+            LayerUnavailable: If there is no way to the others.
+
+        """
         self._thread = _get_ident()
         self.origin = self._bus.start(self._deliver, self._on_state)
+        self._reactor = reactor
+        _started.add(self)
+        self._exchange.start(reactor, self.origin, SUBSCRIBE_TIMEOUT)
 
     def close(self) -> None:
-        """Leave the bus and forget all members."""
+        """
+        Leave the bus and forget all members.
+
+        Blocks while the bus sends what waits, at most a few seconds.
+        """
+        self._exchange.close()
         self._bus.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget all members, and tell nobody: in a child that was just forked."""
+        _started.discard(self)
+        self._exchange.close()
         self._topics.clear()
         self._channels.clear()
         self._reactor = None
@@ -173,11 +209,14 @@ class Layer:
         """
         Return counts of what happened so far, and the present sizes.
 
+        "messages missed" were lost on their way from other processes, "lost publishes"
+        on their way to some of them; "bus" has what the bus itself counts.
         "slow" has, by route, the policy for slow consumers and what it did; "rates"
         what became of sockets and messages above a route's rates.
         """
         return {
             **self.counters,
+            **self._exchange.bus_stats(),
             "groups": len(self._topics),
             "channels": len(self._channels),
             "slow": {route: dict(counts) for route, counts in self._slow.items()},
@@ -207,6 +246,10 @@ class Layer:
         """Return what ``stats`` shows of a route's rates, to be counted up."""
         counts = {"closed": 0, "dropped": 0, "waits": 0}
         return self._rates.setdefault(route, counts)
+
+    def probe(self) -> None:
+        """Tell the others the numbers of what was sent, as is done each 5 seconds."""
+        self._exchange.probe()
 
     # Membership.
 
@@ -242,6 +285,7 @@ class Layer:
         found.snapshot = None
         if not found.members:
             del self._topics[topic]
+            self._exchange.forget([topic])
             self._bus.unsubscribe([topic])
 
     def discard_everywhere(self, member: Member) -> None:
@@ -278,6 +322,46 @@ class Layer:
         finally:
             found.ready.set()
             found.ready = None
+
+    def add_channel(self, topic: str, name: str) -> None:
+        """
+        Add the socket that ``name`` belongs to, in whatever process it is.
+
+        Blocks until its membership holds, at most ``SUBSCRIBE_TIMEOUT`` seconds.
+
+        Raises:
+            ConnectionEnded: If there is no such socket any more.
+            TooManyGroups: If it is in as many groups as it may.
+            LayerUnavailable: If its process cannot be reached.
+
+        """
+        self._call("add", topic, name)
+
+    def discard_channel(self, topic: str, name: str) -> None:
+        """Undo ``add_channel``; nothing happens if there is no such socket."""
+        self._call("discard", topic, name)
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Say whether ``name`` is of a socket of another process that lives."""
+        process = name.partition("!")[0]
+        return process != self.origin and self._bus.wants(process_topic(process))
+
+    def _call(self, operation: str, topic: str, name: str) -> None:
+        if self.is_elsewhere(name):
+            self._exchange.calls.call(operation, topic, name)
+        else:
+            self._perform(operation, topic, name)
+
+    def _perform(self, operation: str, topic: str, name: str) -> None:
+        """Do to the socket that ``name`` belongs to what somebody asked for."""
+        member = self._channels.get(name)
+        if operation == "discard":
+            if member is not None:
+                self.discard(topic, member)
+        elif member is None:
+            raise ConnectionEnded(reason=f"no socket is called {name}")
+        else:
+            self.add(topic, member)
 
     # Channels.
 
@@ -346,17 +430,22 @@ class Layer:
         reactor = self._reactor
         if reactor is None:
             raise ConfigurationError("the layer has not been started")
+        check_channel_name(name)
         if _get_ident() != self._thread:
-            reactor.loop.run_callback_threadsafe(self._send_local, name, broadcast)
-            return
-        process = check_channel_name(name).partition("!")[0]
+            reactor.loop.run_callback_threadsafe(self._send_channel, name, broadcast)
+        elif not self._send_channel(name, broadcast):
+            raise LayerUnavailable(f"the process of {name} cannot be reached")
+
+    def _send_channel(self, name: str, broadcast: Broadcast) -> bool:
+        process = name.partition("!")[0]
+        topic = process_topic(process)
         if process == self.origin or "!" not in name:
             self._send_local(name, broadcast)
-        elif self._bus.wants("p:" + process):
-            if not self._publish("p:" + process, broadcast, name):
-                raise LayerUnavailable(f"{process} cannot be reached")
+        elif self._bus.wants(topic):
+            return self._publish(topic, broadcast, name)
         else:
             self.counters["sent to channels that have gone"] += 1
+        return True
 
     def _send(
         self, topic: str, broadcast: Broadcast, exclude: object, strict: bool
@@ -387,8 +476,8 @@ class Layer:
             broadcast.backlog = self._reactor.backlog
 
     def _publish(self, topic: str, broadcast: Broadcast, name: str) -> bool:
-        number = self._numbers[topic] = self._numbers.get(topic, 0) + 1
-        data = encode_message(broadcast, exclude=name, epoch=self._epoch, number=number)
+        epoch, number = self._exchange.accounts.published.number(topic)
+        data = encode_message(broadcast, exclude=name, epoch=epoch, number=number)
         if self._bus.publish(topic, data):
             return True
         self.counters["lost publishes"] += 1
@@ -405,18 +494,42 @@ class Layer:
 
     def _deliver(self, topic: str, data: bytes, origin: str) -> None:
         """Take a message from the bus. Called in the hub."""
+        exchange = self._exchange
         try:
-            broadcast, name, _, _ = decode_message(data)
+            if exchange.takes(topic, data, origin):
+                return
+            broadcast, name, epoch, number = decode_message(data)
         except ValueError:
             self.counters["messages that are not ours"] += 1
             return
-        if topic.startswith("p:"):
+        if not exchange.accounts.take(topic, origin, epoch, number):
+            self.counters["messages heard twice"] += 1
+        elif topic.startswith("p:"):
             self._send_local(name, broadcast)
         elif (found := self._topics.get(topic)) is not None:
             self._begin(topic, found, broadcast, self._channels.get(name))
 
     def _on_state(self, state: BusState, topics: Iterable[str]) -> None:
-        logger.warning("the layer's bus reports: %s", state.value)
+        """Take what the bus reports. Called in the hub, or where the bus was asked."""
+        if state is BusState.GAP:
+            self.counters["gaps of unknown size"] += 1
+            for topic in topics:
+                self._announce_gap(topic, None)
+        else:
+            logger.warning("the layer's bus reports: %s", state.value)
+
+    def _announce_gap(self, topic: str, missed: int | None) -> None:
+        """Tell the members that listen that messages were lost. Never blocks."""
+        found = self._topics.get(topic)
+        if found is None:
+            return
+        event = {"type": GAP_EVENT, "missed": missed}
+        if topic.startswith("g:"):
+            event["group"] = topic[2:]
+        listening = [each for each in found.members if _listens(each)]
+        broadcast = make_broadcast(event)
+        self._take(topic, broadcast)
+        self._serve(found.members, listening, broadcast, None)
 
     def _begin(
         self, topic: str, found: Topic, broadcast: Broadcast, exclude: object
@@ -465,3 +578,28 @@ class Layer:
                     member.deliver(broadcast)
                 except Exception:
                     logger.exception("%r could not take a message", member)
+
+
+def _listens(member: Member) -> bool:
+    """Say whether a member wants to be told of gaps."""
+    listens_to = getattr(member, "listens_to", None)
+    return listens_to is not None and listens_to(GAP_EVENT)
+
+
+#: Those that a child of this process must not take for its own.
+_started: weakref.WeakSet[Layer] = weakref.WeakSet()
+
+#: What a child keeps of its parent's members: letting go of each takes time, which a
+#: child that is about to run another program does not have.
+_of_parent: list[object] = []
+
+
+def _after_fork() -> None:
+    """Let the child have no layer of its parent's."""
+    for layer in tuple(_started):
+        _of_parent.append((layer._topics, layer._channels))
+        layer._topics, layer._channels = {}, {}
+        layer.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -151,6 +151,10 @@ class Heard:
         for topic in topics:
             self._topics.pop(topic, None)
 
+    def forget_all(self) -> None:
+        """This process wants nothing any more."""
+        self._topics.clear()
+
     def forget_origin(self, origin: str) -> None:
         """It has ended."""
         for origins in self._topics.values():

@@ -109,6 +109,10 @@ class BurstSocket(ServerSocket):
         elif self._waiter is not None:
             super()._wake_soon()
 
+    def listens_to(self, kind: str) -> bool:
+        """Say whether there is a handler for what the layer tells of itself."""
+        return callable(getattr(self._handlers, kind.replace(".", "_"), None))
+
     # Handlers. In a worker.
 
     def _burst(self) -> None:

@@ -134,6 +134,10 @@ class SocketReceiving(SocketInput):
         """The consumer takes events: keep them from now on."""
         self._listening = True
 
+    def listens_to(self, kind: str) -> bool:
+        """Say whether the consumer takes what the layer tells of itself."""
+        return self._listening is True
+
     def _listen(self, listening: bool) -> None:
         """Note whether the consumer takes events; if not, drop those that wait."""
         if self._opening is not None:

@@ -1,19 +1,23 @@
 """``greenchannels run --workers N``: processes that share a port and their groups."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket as stdlib_socket
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.event import Event
 
-from tests.certificates import localhost
+from tests.certificates import authority
 from tests.cli.processes import Family, pages, spread, waited
 from tests.cli.test_run import get, opened
-from tests.cli.test_tls import connected, options, secure_address
+from tests.cli.test_tls import connected, names, options, secure_address
 from tests.servers.harness import Client, request
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
@@ -27,8 +31,8 @@ APP = """
         file.write(f"{os.getpid()}\\n")
 
     def chat(socket):
-        socket.send(str(os.getpid()))
         with Group("all").joined(socket) as group:
+            socket.send(str(os.getpid()))
             for message in socket:
                 group.send(message)
 
@@ -196,6 +200,7 @@ def test_code_that_does_not_work_replaces_nothing(run, tmp_path):
     assert "SyntaxError" in error and server.members() == []
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_not_replaced_in_a_hurry_by_what_does_not_start(run, tmp_path):
     """The others serve; there is a pause between attempts, and it ends by itself."""
     server = run()
@@ -217,7 +222,7 @@ def test_a_dead_worker_is_not_replaced_in_a_hurry_by_what_does_not_start(run, tm
 
 def test_workers_become_more_and_fewer_by_signals(run):
     """SIGTTIN, SIGTTOU, and never fewer than one."""
-    server = run("--drain", "3")
+    server = run("--drain", "1")
     address, pids = up(server)
     server.signal(signal.SIGTTIN)
     up(server, 3)
@@ -314,12 +319,9 @@ def test_an_app_that_does_not_work_is_explained_once(
     [
         ["--workers", "0"],
         ["--workers", "2", "--reload"],
-        ["--workers", "2", "--max-requests", "-1"],
         ["--max-requests-jitter", "5"],
         ["--workers", "2", "--proxy", "not a network"],
-        ["--workers", "2", "--layer", "carrier-pigeon://"],
         ["--workers", "2", "--access-log", "/no/such/folder/log"],
-        ["--workers", "2", "--certfile", "/no/such/file"],
     ],
     ids=" ".join,
 )
@@ -333,18 +335,16 @@ def test_bad_options_are_explained_with_exit_code_2(run, arguments):
 def test_the_pid_file(run, tmp_path):
     """The arbiter's, or the only process's; a second server is refused."""
     path = tmp_path / "server.pid"
-    for workers in (None, 2):
+    for workers, other in ((None, 2), (2, None)):
         server = run("--pid", str(path), workers=workers)
         server.address()
         assert int(path.read_text()) == server.pid
-        code, _, error = run("--pid", str(path), workers=workers).end()
+        code, _, error = run("--pid", str(path), workers=other).end()
         assert code == 1, error
         (line,) = error.splitlines()
         assert str(server.pid) in line
         server.stopped()
         assert not path.exists()
-    code, _, error = run("--pid", str(tmp_path / "no" / "folder")).end()
-    assert code == 1 and len(error.splitlines()) == 1, error
 
 
 def test_a_worker_is_replaced_after_its_requests(run):
@@ -375,6 +375,65 @@ def test_a_blocked_worker_is_replaced_and_its_log_says_what_blocked(run):
     assert server.end()[0] == 0
 
 
+@pytest.mark.slow
+def test_a_stopped_worker_is_replaced(run):
+    """After --worker-timeout, by another; its sockets end."""
+    server = run("--worker-timeout", "1")
+    address, pids = up(server)
+    victim, survivor = pids
+    with spread(address, pids) as peers:
+        os.kill(victim, signal.SIGSTOP)
+        server.wait_for_workers(lambda w: len(w) == 2 and victim not in w)
+        assert peers[victim].ended() in ("closed", "reset")
+        peers[survivor].say("fine")
+        assert peers[survivor].hear() == "fine"
+    server.stopped()
+
+
+@pytest.mark.slow
+def test_members_elsewhere_miss_nothing_when_a_worker_is_killed(run):
+    """Round after round: who is in another worker hears all of a third one's."""
+    server = run("--access-log", "off", workers=3)
+    address, pids = up(server, 3)
+    for victim in sorted(pids):
+        with spread(address, server.workers()) as peers:
+            listener, sender = (p for pid, p in peers.items() if pid != victim)
+            for n in range(300):
+                sender.say(str(n))
+                if n == 100:
+                    os.kill(victim, signal.SIGKILL)
+                assert sender.hear() == str(n)
+            assert [listener.hear() for _ in range(300)] == [str(n) for n in range(300)]
+        server.wait_for_workers(lambda w, gone=victim: len(w) == 3 and gone not in w)
+        address, _ = up(server, server.error.count(b"is up") + 1)
+    server.stopped()
+
+
+@pytest.mark.slow
+def test_nobody_is_refused_while_workers_are_replaced_under_load(run):
+    """Each connection is accepted, and its request answered, at any rate."""
+    server = run("--access-log", "off")
+    address, pids = up(server)
+    stop, statuses = Event(), Counter()
+
+    def ask():
+        while not stop.is_set():
+            with contextlib.closing(Client(address)) as client:
+                client.send(request("/version", headers=[("Connection", "close")]))
+                statuses[client.response(seconds=20).status] += 1
+
+    clients = [gevent.spawn(ask) for _ in range(20)]
+    for _ in range(3):
+        server.signal(signal.SIGHUP)
+        while not server.workers().isdisjoint(pids):
+            gevent.sleep(0.02)
+        pids = server.workers()
+    stop.set()
+    gevent.joinall(clients, raise_error=True)
+    assert set(statuses) == {200} and statuses[200] > 500
+    server.stopped()
+
+
 def test_workers_do_not_outlive_who_looks_after_them(run):
     """They drain when the arbiter has been killed."""
     server = run()
@@ -399,17 +458,24 @@ def test_a_unix_socket_stays_while_workers_come_and_go(run, tmp_path):
     assert not os.path.exists(path)
 
 
-def test_https_by_workers_reads_certificates_again_at_a_hangup(run):
+def test_https_by_workers_reads_certificates_again_at_a_hangup(run, tmp_path):
     """The new workers have what is in the files then."""
-    server = run(*options(localhost()))
-    address = secure_address(server)
-    for _ in range(2):
-        up_before = server.error.count(b"is up")
+
+    def issue(name):
+        return authority().issue("localhost", name, folder=tmp_path, label="site")
+
+    def names_served():
         with connected(address) as client:
             client.send(request("/version"))
             assert client.response().body == b"one"
-        server.signal(signal.SIGHUP)
-        server.wait_for(rb"(?s)(worker \d+ is up.*){%d}" % (up_before + 2))
+            return names(client)
+
+    server = run(*options(issue("first.example")))
+    address = secure_address(server)
+    assert "first.example" in names_served()
+    issue("second.example")
+    server.signal(signal.SIGHUP)
+    waited(names_served, lambda found: "second.example" in found)
     server.stopped()
 
 
@@ -434,11 +500,12 @@ def test_a_changed_source_is_served_again(run, tmp_path):
         peer.hear()
         rewrite(tmp_path, '"one"', '"two"')
         assert peer.closing().code == 1012
-    pages(address, lambda found: "two" in found, "/version")
+    shown = functools.partial(pages, address, path="/version", tries_again=True)
+    shown(lambda found: "two" in found)
     rewrite(tmp_path, '"two"', '("two"')
-    pages(address, lambda found: any("SyntaxError" in x for x in found), "/version")
+    shown(lambda found: any("SyntaxError" in page for page in found))
     rewrite(tmp_path, '("two"', '"six"')
-    pages(address, lambda found: "six" in found, "/version")
+    shown(lambda found: "six" in found)
     server.signal(signal.SIGTERM)
     code, _, error = server.end()
     assert (code, server.members()) == (0, []), error

@@ -133,6 +133,10 @@ class Family:
             if each.alive:
                 each.end()
 
+    def names(self):
+        """Return the names of the sockets in the folder."""
+        return [name for name in self.files() if "." not in name]
+
     def linked(self):
         """Wait until each of the living has a link to each other, and to no more."""
         others = len(self.living) - 1

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -10,11 +9,12 @@ from collections import Counter
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import socket, subprocess
 
 from greenchannels.layers import ipc as ipc_module
 from greenchannels.layers import ipc_links, ipc_mesh
 from greenchannels.layers.ipc import IpcBus
+from greenchannels.layers.ipc_folder import Folder
 from greenchannels.layers.ipc_frames import (
     FrameReader,
     Kind,
@@ -23,6 +23,7 @@ from greenchannels.layers.ipc_frames import (
     read_body,
     read_message,
 )
+from greenchannels.layers.numbers import Accounts
 from greenchannels.layers.ports import BusState
 from tests.servers.harness import no_leaks
 
@@ -32,6 +33,26 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 #: Names that sort before and after every process id's.
 SMALL, LARGE = "0-aa", "9999999999-aa"
+
+
+#: Another user's program that connects, and prints what it is told.
+STRANGER = f"""
+import os, socket, sys
+os.setuid(12345)
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+data = b""
+try:
+    sock.sendall({encode_frame(Kind.HELLO, (1, LARGE))!r})
+except BrokenPipeError:
+    pass  # it has been refused already
+try:
+    while more := sock.recv(9999):
+        data += more
+except ConnectionResetError:
+    pass
+sys.stdout.buffer.write(data)
+"""
 
 
 class PlayedPeer:
@@ -251,24 +272,10 @@ def test_another_user_gets_no_link(bus, folder):
     path = os.path.join(folder, bus.origin)
     for each in (os.path.dirname(folder), folder, path):
         os.chmod(each, 0o777)
-    code = (
-        "import os, socket, sys; os.setuid(12345)\n"
-        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
-        f"s.sendall({encode_frame(Kind.HELLO, (1, LARGE))!r})\n"
-        "data = b''\n"
-        "while True:\n"
-        "    try: more = s.recv(9999)\n"
-        "    except ConnectionResetError: break\n"
-        "    if not more: break\n"
-        "    data += more\n"
-        "print(data)"
-    )
-    command = [sys.executable, "-c", code, path]
-    program = gevent.get_hub().threadpool.spawn(
-        subprocess.run, command, capture_output=True, text=True, check=True
-    )
-    output = program.get().stdout
-    assert "another user" in output
+    command = [sys.executable, "-c", STRANGER, path]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE)
+    output, _ = program.communicate(timeout=10)
+    assert b"another user" in output
     assert links(bus) == (0, 0)
 
 
@@ -386,6 +393,50 @@ def test_the_silent_are_not_waited_for(bus, play, monkeypatch):
     assert waits.get() is True
 
 
+def test_only_the_last_subscription_to_a_topic_is_a_base_line(bus, play):
+    """An acknowledgement that comes after leaving and joining again is of no use."""
+    learnt = []
+
+    class Notes:
+        def describe(self, topics):
+            return " ".join(topics).encode()
+
+        def learn(self, origin, topics, note):
+            learnt.append((origin, topics, note))
+
+        def forget(self, origin):
+            learnt.append(origin)
+
+    bus.ledger = Notes()
+    peer = play().dial(bus.origin)
+    peer.send(encode_frame(Kind.WANT, (1, ["c", "d"])), encode_frame(Kind.READY, None))
+    assert peer.expect(Kind.ACK, tuple[int, bytes]) == (1, b"c d")
+    first = gevent.spawn(bus.subscribe, ["a", "b"], 2)
+    number, _ = peer.expect(Kind.WANT, tuple[int, list[str]])
+    bus.unsubscribe(["a", "b"])
+    second = gevent.spawn(bus.subscribe, ["a"], 2)
+    gevent.sleep(0)
+    peer.send(encode_frame(Kind.ACK, (number, b"old")))
+    peer.acknowledge()
+    assert first.get() and second.get()
+    peer.end()
+    until(lambda: len(learnt) == 3)
+    expected = [(LARGE, [None, None], b"old"), (LARGE, ["a"], b""), LARGE]
+    assert learnt == expected
+
+
+def test_a_note_that_is_none_ends_the_link(bus, play):
+    """As bytes do that are no frames."""
+    accounts = Accounts(lambda topic, number: None, acknowledged=True)
+    bus.ledger = accounts
+    peer = play().dial(bus.origin).settle()
+    waits = gevent.spawn(bus.subscribe, ["a"], 2)
+    peer.acknowledge()
+    peer.until_end()
+    peer.end()
+    waits.get()
+
+
 def test_the_dead_are_not_waited_for(bus, play):
     """Whoever subscribes meanwhile goes on."""
     peer = play().dial(bus.origin).settle()
@@ -435,6 +486,74 @@ def test_many_topics_are_told_in_several_frames(bus, play):
     told = [peer.acknowledge() for _ in range(3)]
     assert sum(told, []) == topics
     peer.expect(Kind.READY)
+
+
+# The end of a link.
+
+
+def test_the_last_words_of_who_leaves_are_heard(bus, play):
+    """Though something was to be sent to it when it had left."""
+    peer = play().dial(bus.origin).settle("c")
+    for number in range(100):
+        peer.send(encode_message("a", b"%d" % number))
+    peer.leave()
+    bus.publish("c", b"to nobody")
+    until(lambda: links(bus)[1] == 0)
+    assert [data for _, data, _ in bus.got] == [b"%d" % n for n in range(100)]
+
+
+def test_who_takes_nothing_more_is_given_up(bus, play, monkeypatch):
+    """If it does not end the link itself."""
+    monkeypatch.setattr(ipc_links, "END_TIMEOUT", 0.05)
+    peer = play().dial(bus.origin).settle("c")
+    peer.sock.shutdown(socket.SHUT_RD)
+    bus.publish("c", b"to nobody")
+    until(lambda: links(bus)[1] == 0)
+
+
+def test_messages_that_take_long_leave_turns_to_others(bus, play, monkeypatch):
+    """They keep their order, and the end of the link waits for them."""
+    turns, got = [], []
+
+    def deliver(topic, data, origin):
+        got.append(data)
+        time.sleep(0.002)
+        gevent.get_hub().loop.run_callback(lambda: turns.append(len(got)))
+
+    monkeypatch.setattr(bus, "_deliver", deliver)
+    peer = play().dial(bus.origin).settle("c")
+    peer.send(*(encode_message("a", b"%d" % n) for n in range(50)))
+    peer.leave()
+    until(lambda: links(bus)[1] == 0)
+    assert got == [b"%d" % n for n in range(50)]
+    assert len(set(turns)) > 5
+
+
+def test_messages_that_wait_are_taken_when_the_link_is_cut(bus, play, monkeypatch):
+    """They had come in time."""
+    monkeypatch.setattr(ipc_links, "SLICE_TIME", 0)
+    monkeypatch.setattr(ipc_links, "MAX_WAITING", 1000)
+    peer = play().dial(bus.origin).settle("c")
+    peer.send(*(encode_message("a", b"%d" % n) for n in range(3000)))
+    until(lambda: bus.got)
+    assert not bus.publish("c", b"x" * 1_000_000)
+    assert len(bus.got) < 3000
+    until(lambda: links(bus)[1] == 0)
+    assert [data for _, data, _ in bus.got] == [b"%d" % n for n in range(3000)]
+
+
+def test_a_start_that_is_given_up_leaves_nothing(folder):
+    """And another may be made."""
+    Folder(folder)
+    peer = PlayedPeer(folder, LARGE).listen()
+    bus = IpcBus(folder)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+        bus.start(lambda *message: None, lambda *state: None)
+    assert os.listdir(folder) == [LARGE]
+    peer.end()
+    bus.start(lambda *message: None, lambda *state: None)
+    bus.close()
+    assert os.listdir(folder) == []
 
 
 # Backpressure.

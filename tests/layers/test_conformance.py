@@ -1,0 +1,35 @@
+"""The conformance suite over every layer that there is."""
+
+import tempfile
+
+import pytest
+
+pytest.register_assert_rewrite("greenchannels.testing.layers")
+
+from greenchannels.testing.layers import LayerConformance  # noqa: E402
+from tests.servers.harness import no_leaks  # noqa: E402
+
+__all__ = ["no_leaks"]
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+class TestMemory(LayerConformance):
+    """One process alone."""
+
+    alone = True
+
+    @pytest.fixture
+    def layer_url(self):
+        """All are on their own anyway."""
+        return "memory://"
+
+
+class TestIpc(LayerConformance):
+    """Several processes on one machine; two layers of one process are no other."""
+
+    @pytest.fixture
+    def layer_url(self):
+        """A folder of its own."""
+        with tempfile.TemporaryDirectory(prefix="gc-") as above:
+            yield f"ipc://{above}/app"
