@@ -178,7 +178,7 @@ class Worker(base.Worker):
         return [gevent.signal_handler(n, action) for n, action in actions.items()]
 
     def _beat(self) -> None:
-        """Show the arbiter that the hub turns; end when that is gone, or by --reload."""
+        """Show the arbiter that the hub turns; end if that has gone, or by --reload."""
         interval = min(HEARTBEAT, self.timeout / 2) if self.timeout else HEARTBEAT
         while True:
             self.notify()

@@ -349,7 +349,7 @@ def test_the_pid_file(run, tmp_path):
 
 def test_a_worker_is_replaced_after_its_requests(run):
     """The next one is up before it goes; its sockets are told."""
-    server = run("--max-requests", "20", "--drain", "5", workers=1)
+    server = run("--max-requests", "20", "--drain", "1", workers=1)
     address, pids = up(server, 1)
     (first,) = pids
     with spread(address, pids) as peers:
