@@ -58,6 +58,8 @@ class Reactor:
         self.backlog = Backlog(self.loop)
         #: How often a sender's full buffer was taken at once, and it did not wait.
         self.unwaited = 0
+        #: Bytes that were made of fewer in this turn, by inflating.
+        self.spent = 0
         self._slices: deque[Callable[[], object]] = deque()
         self._timer: Any = None
 
@@ -71,6 +73,15 @@ class Reactor:
         if self._timer is None:
             self._timer = self.loop.timer(0)
             self._timer.start(self._run_slices)
+
+    def spend(self, size: int) -> None:
+        """Count ``size`` bytes as ``spent`` in this turn. Hub callbacks only."""
+        if not self.spent:
+            self.next_turn(self._begin_turn)
+        self.spent += size
+
+    def _begin_turn(self) -> None:
+        self.spent = 0
 
     @property
     def busy(self) -> bool:

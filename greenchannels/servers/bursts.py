@@ -158,19 +158,17 @@ class BurstSocket(ServerSocket):
         received, alone = handlers.socket_received, handlers.max_concurrency == 1
         if not alone and self._crowded():
             return
-        while True:
-            while self._inbox:
-                message = self._inbox.pop()
-                if type(message) is not str and type(message) is not bytes:
-                    message = self._event_from(message)
-                if not alone:
-                    self._start_others(handlers.max_concurrency)
-                received(message)
-            if not self._input_paused or self._error is not None:
-                return
-            self._resume_input()
-            if not self._inbox:
-                return
+        while self._inbox:
+            message = self._inbox.pop()
+            if type(message) is not str and type(message) is not bytes:
+                message = self._event_from(message)
+                if self._input_paused and not self._messages_wait:
+                    self._resume_soon()
+            if not alone:
+                self._start_others(handlers.max_concurrency)
+            received(message)
+        if self._input_paused and self._error is None:
+            self._resume_soon()
 
     def _forget_scope(self) -> None:
         """Drop the scope, 3 KB, if building it again would make the same."""

@@ -71,6 +71,8 @@ class SocketReceiving(SocketInput):
         message: Data = self._inbox.pop()
         if type(message) is str or type(message) is bytes:
             return message
+        if self._input_paused and not self._messages_wait:
+            self._resume_soon()
         return self._event_from(message)
 
     def _event_from(self, message: Any) -> Event:
@@ -104,7 +106,7 @@ class SocketReceiving(SocketInput):
         if self._waiter is not None:
             raise RuntimeError("another greenlet is receiving from this socket")
         if self._input_paused:
-            self._resume_input()
+            self._resume_soon()
         if timeout is not None and not self._inbox:
             self._wait_with_timeout(timeout)
         while not self._inbox:

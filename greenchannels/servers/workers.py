@@ -12,20 +12,18 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import TypeAlias
 
 from gevent import Greenlet, GreenletExit
 
-from ..net.reactor import Reactor
+from ..net.reactor import SLICE_TIME, Reactor
 
 #: What a worker runs; compared by ``==``.
 Task: TypeAlias = Callable[[], object]
 
 #: Workers that wait for a task; each holds a few KiB.
 MAX_IDLE = 100
-
-#: Tasks of ``soon`` that are begun in one turn of the hub.
-SOON_PER_TURN = 256
 
 
 class Worker(Greenlet):  # type: ignore[type-arg]
@@ -61,8 +59,7 @@ class Worker(Greenlet):  # type: ignore[type-arg]
                     self.task, self.context = None, workers.context
                 if count_references(self) > references:
                     return  # a timeout or a kill, perhaps, that is still to come
-                if ready and workers.quota:
-                    workers.quota -= 1
+                if ready and perf_counter() < workers.until:
                     self.task, self.context = ready.popleft()
                     continue
                 if workers.closed or len(idle) >= MAX_IDLE:
@@ -88,7 +85,7 @@ class Workers:
         all: Those that have not ended.
         idle: Those that wait for a task.
         ready: Tasks that wait for a worker, with their contexts.
-        quota: How many of them may still be begun in this turn of the hub.
+        until: When no more of them are begun in this turn of the hub.
         closed: Whether the idle ones end instead of waiting.
 
     """
@@ -99,7 +96,7 @@ class Workers:
         self.all: set[Worker] = set()
         self.idle: list[Worker] = []
         self.ready: deque[tuple[Task, contextvars.Context]] = deque()
-        self.quota = 0
+        self.until = 0.0
         self.closed = False
         self._reactor = reactor
         #: Whether ``_start_ready`` will be called.
@@ -136,12 +133,13 @@ class Workers:
             self.hub.loop.run_callback(self._start_ready)
 
     def _start_ready(self) -> None:
-        """Begin the tasks of ``soon``, a bounded number in this turn. Hub only."""
+        """Begin the tasks of ``soon``, for a bounded time of this turn. Hub only."""
         ready = self.ready
-        self.quota = SOON_PER_TURN
-        while ready and self.quota:
-            self.quota -= 1
+        self.until = perf_counter() + SLICE_TIME
+        while ready:
             self.run(*ready.popleft())
+            if perf_counter() >= self.until:
+                break
         self._starting = bool(ready)
         if ready:
             self._reactor.next_turn(self._start_ready)
