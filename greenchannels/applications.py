@@ -171,7 +171,9 @@ def _scope_of(environ: dict[str, Any]) -> Scope:
         "client": (client, int(port)) if client else None,
         "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"] or 80)),
         "state": {},
-        "extensions": {},
+        "extensions": {
+            "greenchannels": {"multiprocess": environ.get("wsgi.multiprocess", False)}
+        },
     }
 
 

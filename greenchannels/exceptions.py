@@ -11,11 +11,15 @@ from .errors import GreenchannelsError
 
 
 class AcceptConnection(GreenchannelsError):
-    """Raised in ``connect``: accept the handshake."""
+    """Raised in ``connect``: accept the handshake, unless that has been done."""
 
 
 class DenyConnection(GreenchannelsError):
-    """Raised in ``connect``: refuse the handshake, with 403."""
+    """
+    Raised in ``connect``: refuse the handshake, with 403.
+
+    After ``accept()`` it is too late for that: the socket is closed with 1000.
+    """
 
 
 class StopConsumer(GreenchannelsError):

@@ -45,10 +45,6 @@ HEARTBEAT = 1.0
 #: The part of --graceful-timeout that the drain may take; lifespans have the rest.
 DRAIN_PART = 0.9
 
-#: Seconds between the last accept and the drain, which would close a connection whose
-#: first request has not been read.
-SETTLING = 0.25
-
 #: Seconds that SIGINT and SIGQUIT leave for telling sockets.
 QUICK = 0.5
 
@@ -151,9 +147,6 @@ class Worker(base.Worker):
         self.started()
         if self.alive:  # else told so before signals were handled in the hub
             self._ending.wait()
-        for listener in server.listeners:
-            listener.close()
-        gevent.sleep(min(SETTLING, self.drain / 4))
         server.stop(self.drain)
 
     def end(self) -> None:
@@ -242,6 +235,7 @@ def read_options(cfg: Any, given: ServerOptions | None) -> ServerOptions:
         timeouts=timeouts,
         max_connections=cfg.worker_connections,
         drain=cfg.graceful_timeout * DRAIN_PART,
+        multiprocess=options.multiprocess or cfg.workers > 1,
         proxies=options.proxies or (*cfg.forwarded_allow_ips, "unix"),
     )
 

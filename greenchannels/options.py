@@ -9,6 +9,7 @@ objects; nothing below them reads a global.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,15 @@ OWN_BUFFER = 64 * KIB
 
 #: Seconds between pings: a third of the usual 60 s idle limit of proxies.
 DEFAULT_PING_INTERVAL = 20.0
+
+#: Seconds that a timeout may last at most: thirty years, which every clock can count.
+LONGEST = 1e9
+
+#: Seconds in which a rate may be counted at least.
+SHORTEST_PERIOD = 1e-6
+
+#: What may be zero: it then forbids something, and no work stops.
+MAY_BE_ZERO = ("max_body", "max_body_in_memory", "max_groups", "drain")
 
 
 #: Whose messages a rate counts together.
@@ -190,6 +200,8 @@ class ServerOptions:
     origins: tuple[str, ...] = ()
     #: Show tracebacks to browsers and check for common mistakes.
     debug: bool = False
+    #: Other processes serve the same application: ``wsgi.multiprocess``.
+    multiprocess: bool = False
 
 
 def check_options(options: ServerOptions) -> ServerOptions:
@@ -197,23 +209,23 @@ def check_options(options: ServerOptions) -> ServerOptions:
     Return ``options`` if every number in them makes sense.
 
     Raises:
-        ConfigurationError: If a limit or a timeout is negative, or zero where
-            zero would stop all work.
+        ConfigurationError: If a limit or a timeout is no number of its kind, is
+            negative, or is zero where zero would stop all work.
 
     """
     check_limits(options.limits)
     if options.deflate is not None:
         check_deflate(options.deflate)
-    for part in (options.http, options.timeouts):
-        for each in fields(part):
-            _check(each.name, getattr(part, each.name))
-    _check("max_connections", options.max_connections)
-    _check("max_total_buffer", options.max_total_buffer)
+    _check_each("http", options.http, HTTPLimits)
+    _check_each("timeouts", options.timeouts, Timeouts)
+    _check_count("max_connections", options.max_connections)
+    _check_count("max_total_buffer", options.max_total_buffer)
+    if options.drain is None:
+        raise ConfigurationError("drain is a number of seconds, not None")
+    _check_duration("drain", options.drain)
     if options.proxy_protocol and not options.proxies:
         raise ConfigurationError("the PROXY protocol needs proxies that are trusted")
     _check_root_path(options.root_path)
-    if options.drain < 0:
-        raise ConfigurationError(f"drain must not be negative, not {options.drain}")
     return options
 
 
@@ -225,11 +237,7 @@ def check_limits(limits: Limits) -> Limits:
         ConfigurationError: If it does not.
 
     """
-    if not isinstance(limits, Limits):
-        raise ConfigurationError(f"limits is a Limits object, not {limits!r}")
-    for each in fields(limits):
-        if each.name != "rates":
-            _check(each.name, getattr(limits, each.name))
+    _check_each("limits", limits, Limits)
     if not isinstance(limits.rates, tuple):
         raise ConfigurationError(f"rates is a tuple of rates, not {limits.rates!r}")
     for rate in limits.rates:
@@ -269,13 +277,16 @@ def _check_rate(rate: Rate) -> None:
         raise ConfigurationError(f"rates holds {rate!r}, which is no Rate")
     if rate.messages is None and rate.bytes is None:
         raise ConfigurationError("a rate needs messages or bytes")
-    for name in ("messages", "bytes", "per", "burst"):
-        value = getattr(rate, name)
-        if value is None and name != "per":
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigurationError(f"a rate's {name} is a number, not {value!r}")
-        _check(f"a rate's {name}", value)
+    _check_count("a rate's messages", rate.messages)
+    _check_count("a rate's bytes", rate.bytes)
+    if rate.per is None:
+        raise ConfigurationError("a rate's per is a number of seconds, not None")
+    for name, value in (("per", rate.per), ("burst", rate.burst)):
+        _check_duration(f"a rate's {name}", value)
+        if value is not None and value < SHORTEST_PERIOD:
+            raise ConfigurationError(
+                f"a rate's {name} is at least {SHORTEST_PERIOD} s, not {value}"
+            )
     if rate.each not in get_args(RateScope):
         known = ", ".join(get_args(RateScope))
         raise ConfigurationError(f"no rate is for each {rate.each!r}: known is {known}")
@@ -295,7 +306,41 @@ def _check_root_path(path: str) -> None:
         )
 
 
-def _check(name: str, value: Any) -> None:
-    zero_is_fine = name in ("max_body", "max_body_in_memory", "max_groups")
-    if value is not None and (value < 0 or (value == 0 and not zero_is_fine)):
-        raise ConfigurationError(f"{name} must be positive or None, not {value}")
+def _check_each(name: str, part: Any, kind: type[Any]) -> None:
+    """Check the numbers of a part of the options; annotations tell their kinds."""
+    if not isinstance(part, kind):
+        raise ConfigurationError(f"{name} is a {kind.__name__} object, not {part!r}")
+    for each in fields(part):
+        value = getattr(part, each.name)
+        if each.type == "int | None":
+            _check_count(each.name, value)
+        elif each.type == "float | None":
+            _check_duration(each.name, value)
+
+
+def _check_count(name: str, value: Any) -> None:
+    """Check a size or a count."""
+    if value is None:
+        return
+    if type(value) is not int:
+        raise ConfigurationError(f"{name} is a whole number or None, not {value!r}")
+    if abs(value) > sys.maxsize:
+        raise ConfigurationError(f"{name} is {sys.maxsize} at most, or None")
+    _check_sign(name, value)
+
+
+def _check_duration(name: str, value: Any) -> None:
+    """Check a number of seconds."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{name} is a number of seconds, not {value!r}")
+    if not abs(value) <= LONGEST:  # a NaN neither
+        raise ConfigurationError(f"{name} is a number of seconds up to {LONGEST:.0f}")
+    _check_sign(name, value)
+
+
+def _check_sign(name: str, value: float) -> None:
+    if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
+        must = "not be negative" if name in MAY_BE_ZERO else "be positive or None"
+        raise ConfigurationError(f"{name} must {must}, not {value}")

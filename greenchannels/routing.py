@@ -8,9 +8,11 @@ sockets.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -114,6 +116,11 @@ class Pattern:
             )
         regex, self._convert[name] = CONVERTERS[kind]
         return f"(?P<{name}>{regex})"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of its fields."""
+        return tuple(self._convert)
 
     def match(self, path: str) -> tuple[dict[str, Any], str] | None:
         """Return the fields, converted, and the rest of a prefix's path."""
@@ -258,6 +265,7 @@ def websocket(
         function = application()
     if not callable(function) or isinstance(function, type):
         raise ConfigurationError(f"{path}: {function!r} is not a function")
+    _check_consumer(path, function)
     handlers = getattr(function, "new_handlers", None)
     _check_slow(path, slow)
     if isinstance(subprotocols, str) or isinstance(origins, str):
@@ -268,7 +276,7 @@ def websocket(
         function,
         partial(run_function, function) if handlers is None else function,
         slow=slow,
-        announce_drops=announce_drops or _takes_drops(function),
+        announce_drops=_takes_drops(path, announce_drops, function),
         limits=None if limits is None else check_limits(limits),
         origins=None if origins is None else tuple(map(check_pattern, origins)),
         subprotocols=tuple(subprotocols),
@@ -302,6 +310,11 @@ def http(
     """
     if not callable(view):
         raise ConfigurationError(f"{path}: {view!r} is not callable")
+    if hasattr(view, "as_asgi") or hasattr(view, "check_consumer"):
+        raise ConfigurationError(
+            f"{path}: {view!r} is a consumer of WebSockets: it needs websocket()"
+        )
+    _check_plain(path, view)
     if isinstance(methods, str):
         raise ConfigurationError(f"{path}: methods is a list, as ['GET', 'POST']")
     names = tuple(name.upper() for name in methods)
@@ -347,6 +360,7 @@ def wsgi(
     """
     if not callable(app):
         raise ConfigurationError(f"{path}: {app!r} is not a WSGI application")
+    _check_plain(path, app)
     host = WSGIHost(app)
     route = Route("wsgi", _checked(path), host, host)
     if not websocket:
@@ -378,6 +392,7 @@ def gsgi(
     """
     if not callable(consumer):
         raise ConfigurationError(f"{path}: {consumer!r} is not callable")
+    _check_consumer(path, consumer)
     _check_slow(path, slow)
     route = Route(
         "gsgi",
@@ -385,7 +400,7 @@ def gsgi(
         consumer,
         consumer,
         slow=slow,
-        announce_drops=announce_drops,
+        announce_drops=_takes_drops(path, announce_drops, consumer),
         limits=None if limits is None else check_limits(limits),
         origins=None if origins is None else tuple(map(check_pattern, origins)),
         deflate=_checked_deflate(path, deflate),
@@ -436,9 +451,45 @@ def run_function(
     # The server ends the socket: once its children have ended.
 
 
-def _takes_drops(function: Callable[..., Any]) -> bool:
-    """Say whether a class-based consumer handles "layer.dropped"."""
-    return hasattr(getattr(function, "consumer_class", None), "layer_dropped")
+def _takes_drops(path: str, announce: bool, consumer: Any) -> bool:
+    """Say whether a consumer is told of drops: if asked for, or if it handles that."""
+    if not isinstance(announce, bool):
+        raise ConfigurationError(
+            f"{path}: announce_drops is True or False, not {announce!r}"
+        )
+    if announce or not hasattr(consumer, "check_consumer"):
+        return announce
+    return bool(consumer.handles("layer.dropped"))
+
+
+def _check_consumer(path: str, consumer: Any) -> None:
+    """Check what can be known of a consumer before anybody connects."""
+    if hasattr(consumer, "as_asgi"):
+        needed = "as_asgi() of it" if isinstance(consumer, type) else "its class"
+        raise ConfigurationError(f"{path}: {needed} is needed, not {consumer!r}")
+    _check_plain(path, consumer)
+    if hasattr(consumer, "check_consumer"):
+        with _naming(path):
+            consumer.check_consumer()
+
+
+def _check_plain(path: str, function: Callable[..., Any]) -> None:
+    """Check that calling a function runs it."""
+    for each in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise ConfigurationError(
+                f"{path}: {function!r} is async; here functions are plain and"
+                f" block: leave out async and await"
+            )
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say in what is wrong which path it is about."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _check_slow(path: str, slow: str) -> None:
@@ -459,10 +510,8 @@ def _checked_deflate(
 ) -> Deflate | Literal[False] | None:
     if deflate is None or deflate is False:
         return deflate
-    try:
+    with _naming(path):
         return check_deflate(Deflate() if deflate is True else deflate)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _wrap(route: Route, middleware: tuple[Middleware, ...]) -> Route:
@@ -524,6 +573,10 @@ class Router:
 
     def _add_route(self, route: Route) -> None:
         pattern = Pattern(route.path, prefix=route.kind in PREFIXES)
+        # Middleware may hand on other fields than those of the path.
+        if hasattr(route.target, "check_consumer") and not route.middleware:
+            with _naming(route.path):
+                route.target.check_fields(() if self._catch_all else pattern.fields)
         self.routes.append(route)
         for kind in SERVES[route.kind]:
             self._candidates.setdefault(kind, []).append((route, pattern))

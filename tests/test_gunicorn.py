@@ -39,6 +39,10 @@ APP = """
     def version():
         return "one"
 
+    @site.get("/multiprocess")
+    def multiprocess():
+        return str(flask.request.environ["wsgi.multiprocess"])
+
     @site.post("/echo")
     def echo():
         return flask.request.get_data()[::-1]
@@ -120,6 +124,7 @@ def test_flask_and_sockets_in_two_workers(gunicorn):
     server = gunicorn(*OURS, "-w", "2", "--access-logfile", "-")
     address, pids = up(server, 2)
     assert pages(address, lambda found: len(found) == 2) == {str(p) for p in pids}
+    assert get(address, "/multiprocess").body == b"True"
     with spread(address, pids) as peers:
         one, other = peers.values()
         for sender in (one, other):
@@ -280,6 +285,7 @@ def test_a_unix_socket_and_any_wsgi_application(gunicorn, tmp_path):
     server.wait_for(rb"Booting worker")
     waited(lambda: os.path.exists(path), bool)
     assert get(path, "/version").body == b"one"
+    assert get(path, "/multiprocess").body == b"False"
     assert get(path, "/echo", method="POST", body=b"abc").body == b"cba"
     headers = [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https")]
     assert get(path, "/peer", headers=headers).body == b"203.0.113.9 https"

@@ -16,7 +16,7 @@ import click
 import gevent
 from gevent.event import Event
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LayerUnavailable
 from ..layers.ipc_folder import default_name
 from ..layers.registry import configured_url, make_layer
 from ..net.binding import close_listening
@@ -215,11 +215,10 @@ def serve(
     try:
         server.start()
     except Exception as error:
-        logging.getLogger("greenchannels").exception("a lifespan failed")
-        say(f"Error: the app could not start: {error}")
+        say(f"Error: {explain(error)}")
         for sock in socks:
             close_listening(sock)
-        return EXIT_START
+        return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_START
     for sock in socks:
         listener = server.listen(sock, certificates)
         where = describe(listener.address, certificates is not None)
@@ -231,6 +230,16 @@ def serve(
         handler.cancel()
     let_go_of_stdout()
     return EXIT_OK
+
+
+def explain(error: Exception) -> str:
+    """Say in a line why a server did not start; the log has the rest if it helps."""
+    log = logging.getLogger("greenchannels")
+    if isinstance(error, ConfigurationError | LayerUnavailable):
+        log.debug("the server did not start", exc_info=error)
+        return str(error)
+    log.error("a lifespan failed", exc_info=error)
+    return f"the app could not start: {error}"
 
 
 def let_go_of_stdout() -> None:
@@ -273,6 +282,7 @@ def server_options(values: dict[str, Any]) -> ServerOptions:
         root_path=values["root_path"].rstrip("/"),
         origins=values["origins"],
         debug=values["debug"],
+        multiprocess=values["workers"] > 1,
     )
 
 

@@ -40,6 +40,7 @@ from .reloading import SourceFiles, failure_page, files_of
 from .run import (
     EXIT_START,
     describe,
+    explain,
     layer_url,
     let_go_of_stdout,
     open_access_log,
@@ -166,13 +167,11 @@ class RunWorker(Worker):
         """Serve; if that cannot begin, tell the arbiter why."""
         try:
             super().run()
-        except ConfigurationError as error:
-            self._give_up(WRONG_APP, f"Error: {error}")
         except Exception as error:
             if self.booted:
                 raise
-            logging.getLogger("greenchannels").exception("a lifespan failed")
-            self._give_up(FAILED, f"Error: the app could not start: {error}")
+            wrong = isinstance(error, ConfigurationError)
+            self._give_up(WRONG_APP if wrong else FAILED, f"Error: {explain(error)}")
         let_go_of_stdout()
 
     def started(self) -> None:

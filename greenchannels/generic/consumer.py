@@ -13,7 +13,7 @@ consumer object is an ordinary GSGI consumer and runs in one greenlet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from ..event_sockets import EventSocket
@@ -21,6 +21,7 @@ from ..sockets import WebSocket
 from ..text import printable
 from ..types import Data, Event, Receive, Scope, Send
 from .channel_layer import ChannelLayer
+from .checks import check_arguments, check_concurrency, check_methods
 from .running import run_handlers
 
 T = TypeVar("T")
@@ -81,6 +82,33 @@ class ClassApplication:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; blocks until it has ended."""
         self.new_handlers()(scope, receive, send)
+
+    # What a routing asks when it is made.
+
+    def check_consumer(self) -> None:
+        """
+        Check what can be known before anybody connects.
+
+        Raises:
+            ConfigurationError: If the class, or its arguments, cannot work.
+
+        """
+        self.consumer_class._check_class()
+        check_arguments(self.consumer_class, self.consumer_initkwargs)
+
+    def check_fields(self, fields: Iterable[str]) -> None:
+        """
+        Check that the class asks for no other fields than those of its path.
+
+        Raises:
+            ConfigurationError: If it does.
+
+        """
+        self.consumer_class._check_fields(frozenset(fields))
+
+    def handles(self, kind: str) -> bool:
+        """Say whether the class has a handler for events of a type."""
+        return self.consumer_class._handles(kind.replace(".", "_"))
 
 
 class SyncConsumer:
@@ -186,6 +214,21 @@ class SyncConsumer:
     def base_send(self, message: Event) -> None:
         """Send a GSGI event; what ``send`` is made of."""
         self._socket.send_event(message)
+
+    @classmethod
+    def _check_class(cls) -> None:
+        """Raise ConfigurationError if no object of this class can work."""
+        check_methods(cls)
+        check_concurrency(cls)
+
+    @classmethod
+    def _check_fields(cls, fields: frozenset[str]) -> None:
+        """Raise ConfigurationError if this class needs a field beside these."""
+
+    @classmethod
+    def _handles(cls, name: str) -> bool:
+        """Say whether events that name this method have a handler."""
+        return name not in RESERVED and callable(getattr(cls, name, None))
 
     def _handler_of(self, name: str) -> Callable[[Event], None] | None:
         """Return the method that events of groups and channels call by this name."""

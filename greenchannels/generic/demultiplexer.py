@@ -7,8 +7,9 @@ consumer of that stream, and what that consumer sends goes out in the same form.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import gevent
@@ -20,6 +21,7 @@ from ..errors import ConfigurationError
 from ..groups import Group, to_json
 from ..text import printable
 from ..types import Event, HeaderList
+from .checks import is_fixed
 from .consumer import ClassApplication, reserve
 from .websocket_consumers import JsonWebsocketConsumer
 
@@ -80,6 +82,34 @@ def envelope(stream: str, payload: str) -> str:
     return f'{{"stream":{to_json(stream)},"payload":{payload}}}'
 
 
+@contextlib.contextmanager
+def _naming(stream: str) -> Iterator[None]:
+    """Say in what is wrong which stream it is about."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the stream {stream!r}: {error}") from None
+
+
+def _application(stream: Any, found: Any) -> ClassApplication:
+    """
+    Return the application of a stream's consumer.
+
+    Raises:
+        ConfigurationError: If it is not what a stream needs.
+
+    """
+    if not isinstance(stream, str):
+        raise ConfigurationError(f"a stream's name is a str, not {stream!r}")
+    if isinstance(found, type):
+        found = ClassApplication(found, {})
+    if not isinstance(found, ClassApplication) or not issubclass(
+        found.consumer_class, JsonWebsocketConsumer
+    ):
+        raise ConfigurationError(f"the stream {stream!r} needs a JsonWebsocketConsumer")
+    return found
+
+
 class WebsocketDemultiplexer(JsonWebsocketConsumer):
     """
     Give each stream of a WebSocket to a consumer of its own.
@@ -101,20 +131,52 @@ class WebsocketDemultiplexer(JsonWebsocketConsumer):
         #: The consumer object of each stream.
         self.streams: dict[str, JsonWebsocketConsumer] = {}
         for stream, found in self.consumers.items():
-            if isinstance(found, ClassApplication):
-                consumer = found.new_handlers()
-            else:
-                consumer = found()
-            if not isinstance(consumer, JsonWebsocketConsumer):
-                raise ConfigurationError(
-                    f"the stream {stream!r} needs a JsonWebsocketConsumer"
-                )
+            consumer = _application(stream, found).new_handlers()
+            assert isinstance(consumer, JsonWebsocketConsumer)
             self.streams[stream] = consumer
         #: Streams that have not accepted yet, and what was sent before all had.
         self._undecided = set(self.streams)
         self._early: list[str] = []
         self._subprotocol: str | None = None
         self._headers: list[tuple[str | bytes, str | bytes]] = []
+
+    @classmethod
+    def _applications(cls) -> dict[str, ClassApplication]:
+        """
+        Return what makes the consumer of each stream, as far as the class tells.
+
+        Raises:
+            ConfigurationError: If ``consumers`` is no such mapping.
+
+        """
+        if not is_fixed(cls, "consumers"):
+            return {}
+        if not isinstance(cls.consumers, Mapping):
+            raise ConfigurationError(
+                f"{cls.__name__}.consumers is a dict, not {cls.consumers!r}"
+            )
+        return {name: _application(name, c) for name, c in cls.consumers.items()}
+
+    @classmethod
+    def _check_class(cls) -> None:
+        super()._check_class()
+        for stream, application in cls._applications().items():
+            with _naming(stream):
+                application.check_consumer()
+
+    @classmethod
+    def _check_fields(cls, fields: frozenset[str]) -> None:
+        super()._check_fields(fields)
+        for stream, application in cls._applications().items():
+            with _naming(stream):
+                application.check_fields(fields)
+
+    @classmethod
+    def _handles(cls, name: str) -> bool:
+        streams = cls._applications().values()
+        return super()._handles(name) or any(
+            each.consumer_class._handles(name) for each in streams
+        )
 
     @classmethod
     def group_send(cls, name: str, stream: str, payload: Any) -> None:

@@ -16,6 +16,7 @@ from ..close_codes import INVALID_DATA, NORMAL
 from ..exceptions import AcceptConnection, DenyConnection
 from ..groups import to_json
 from ..types import Data, Event, HeaderList
+from .checks import check_group_fields, check_groups
 from .consumer import SyncConsumer, derived, reserve
 
 
@@ -32,8 +33,9 @@ class WebsocketConsumer(SyncConsumer):
 
     Attributes:
         groups: Names of groups that it is in for as long as it is connected, joined
-            before ``connect``; ``{name}`` stands for a field of the path. A path
-            that makes no name of a group is answered with 404.
+            before ``connect``; ``{name}`` stands for a field of the path, which is
+            checked when the routing is made, unless middleware may add fields. A
+            path that makes no name of a group is answered with 404.
 
     """
 
@@ -50,6 +52,16 @@ class WebsocketConsumer(SyncConsumer):
         cls._takes_connect = cls.websocket_connect is not own.websocket_connect
         cls._takes_receive = cls.websocket_receive is not own.websocket_receive
         cls._takes_disconnect = cls.websocket_disconnect is not own.websocket_disconnect
+
+    @classmethod
+    def _check_class(cls) -> None:
+        super()._check_class()
+        check_groups(cls)
+
+    @classmethod
+    def _check_fields(cls, fields: frozenset[str]) -> None:
+        super()._check_fields(fields)
+        check_group_fields(cls, fields)
 
     @derived
     def params(self) -> dict[str, Any]:
@@ -179,9 +191,22 @@ class WebsocketConsumer(SyncConsumer):
         try:
             self.connect()
         except AcceptConnection:
-            self.accept()
+            pass
         except DenyConnection:
             self.close()
+            return
+        else:
+            return
+        self._accept_undecided()
+
+    def _accept_undecided(self) -> None:
+        """Accept, unless that has been done."""
+        try:
+            self.accept()
+        except RuntimeError as error:
+            # The only sign of it that all sockets give; others pass.
+            if "accepted already" not in str(error):
+                raise
 
     # What a server calls: events are made only for those who take them.
 

@@ -43,6 +43,7 @@ def make_environ(
     client: tuple[str, int] | None,
     headers: Iterable[tuple[bytes, bytes]],
     body: Any,
+    multiprocess: bool = False,
 ) -> dict[str, Any]:
     """
     Return an environ.
@@ -58,6 +59,7 @@ def make_environ(
         client: Address and port; ``None`` if it has none.
         headers: Names in lower case, and values.
         body: What is read as ``wsgi.input``; it ends where the body does.
+        multiprocess: Whether other processes serve the same application.
 
     """
     environ: dict[str, Any] = {
@@ -74,7 +76,7 @@ def make_environ(
         "wsgi.input": body,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
+        "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
     }
     if not path_info.isascii() or not script_name.isascii():
@@ -103,6 +105,7 @@ def environ_of(scope: Scope, body: Any) -> dict[str, Any]:
     if script_name and (path + "/").startswith(script_name + "/"):
         path = path[len(script_name) :]
     scheme: str = scope["scheme"]
+    told = (scope.get("extensions") or {}).get("greenchannels", {})
     environ = make_environ(
         method=scope.get("method", "GET"),
         script_name=script_name,
@@ -114,6 +117,7 @@ def environ_of(scope: Scope, body: Any) -> dict[str, Any]:
         client=scope.get("client"),
         headers=scope["headers"],
         body=body,
+        multiprocess=told.get("multiprocess", False),
     )
     environ["greenchannels.scope"] = scope
     return environ

@@ -21,6 +21,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterator
 
 from ..errors import ConfigurationError
 
@@ -66,6 +67,8 @@ def folder_of(name: str) -> str:
     """
     Return the folder for ``name``: of this user, in XDG_RUNTIME_DIR or ``FALLBACK``.
 
+    The first in which a socket's path is short enough.
+
     Args:
         name: Of ``[A-Za-z0-9._-]``, at most 64 characters; or an absolute path.
 
@@ -74,27 +77,29 @@ def folder_of(name: str) -> str:
 
     """
     if name.startswith("/"):
-        path = os.path.normpath(name)
+        paths = [os.path.normpath(name)]
     elif _NAME.fullmatch(name):
-        path = os.path.join(_base(), name)
+        paths = [os.path.join(base, name) for base in _bases()]
     else:
         raise ConfigurationError(
             f"not a name for ipc://: {name!r} (letters, digits, '.', '_' and '-', at"
             " most 64; or the absolute path of a folder)"
         )
-    if len(os.fsencode(path)) + 1 + MAX_SOCKET_NAME > MAX_PATH:
-        raise ConfigurationError(f"the path of {path!r} is too long for a Unix socket")
-    return path
+    for path in paths:
+        if len(os.fsencode(path)) + 1 + MAX_SOCKET_NAME <= MAX_PATH:
+            return path
+    raise ConfigurationError(f"the path of {path!r} is too long for a Unix socket")
 
 
-def _base() -> str:
+def _bases() -> Iterator[str]:
+    """Give the folders that may be above, the best first."""
     uid = os.geteuid()
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
         with contextlib.suppress(OSError):
             if os.stat(runtime).st_uid == uid:
-                return os.path.join(runtime, "greenchannels")
-    return os.path.join(FALLBACK, f"greenchannels-{uid}")
+                yield os.path.join(runtime, "greenchannels")
+    yield os.path.join(FALLBACK, f"greenchannels-{uid}")
 
 
 def forget_own() -> None:

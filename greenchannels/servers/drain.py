@@ -2,10 +2,11 @@
 The drain: how a server ends without dropping anybody in silence.
 
 One deadline shortens all others. Accepting stops at once, handshakes get 503,
-idle HTTP connections close, requests may finish. Sockets are told 1012, and
-responses that stream are asked to end (their ``receive`` says that the peer has
-gone), at a pace of at least 1,000 a second, all by half of the time; at 70 % what is
-still connected is reset, at 80 % the consumers that still run get GreenletExit.
+requests may finish. Idle HTTP connections close once what has come is read; those that
+never had a request have a moment for it. Sockets are told 1012, and responses that
+stream are asked to end (their ``receive`` says that the peer has gone), at a pace of at
+least 1,000 a second, all by half of the time; at 70 % what is still connected is reset,
+at 80 % the consumers that still run get GreenletExit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from ..close_codes import RESTART
+from ..net.reactor import ONE_TURN
 from .http import HTTPConnection
 from .socket_life import HANDSHAKE
 
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 #: Parts of the drain's time.
 TOLD, RESET, KILLED = 0.5, 0.7, 0.8
+
+#: Seconds that connections without a request yet have for it, and the part of the
+#: drain's time that this may be.
+GRACE, GRACE_PART = 0.25, 0.05
 
 #: Seconds between two batches of close frames.
 PACE = 0.02
@@ -50,6 +56,10 @@ class Drain:
         self._server = server
         self._timeout = timeout
         self._started_at = time.monotonic()
+        #: When connections without a request are closed; ``None``: it has been done.
+        self._grace_ends: float | None = self._started_at + min(
+            GRACE, GRACE_PART * timeout
+        )
 
     def run(self) -> None:
         """Drain; blocks until all has ended or the time is over."""
@@ -59,9 +69,9 @@ class Drain:
             listener.close()
         if server.sockets:
             logger.info("draining: %d sockets are told", len(server.sockets))
-        for connection in tuple(server.connections.values()):
-            if isinstance(connection, HTTPConnection):
-                connection.close_if_idle()
+        for _ in range(2):  # the first may end before sockets are looked at
+            gevent.sleep(ONE_TURN)
+        self._close_idle(fresh=False)
         self._tell()
         self._wait(RESET)
         for transport in tuple(server.connections):
@@ -70,6 +80,19 @@ class Drain:
         self._wait(KILLED)
         gevent.killall(list(server.consumers), block=False)
         self._wait(1.0)
+
+    def _close_idle(self, *, fresh: bool) -> None:
+        """Close connections without a request, ``fresh`` ones perhaps too."""
+        for connection in tuple(self._server.connections.values()):
+            if isinstance(connection, HTTPConnection):
+                connection.close_if_idle(fresh=fresh)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, and end the grace if it is over."""
+        gevent.sleep(seconds)
+        if self._grace_ends is not None and time.monotonic() >= self._grace_ends:
+            self._grace_ends = None
+            self._close_idle(fresh=True)
 
     def _left(self, part: float) -> float:
         """Return the seconds until ``part`` of the time is over."""
@@ -91,13 +114,13 @@ class Drain:
                     connection.close(RESTART, "restarting")
             del waiting[:batch]
             if waiting and self._left(TOLD) > 0:
-                gevent.sleep(PACE)
+                self._pause(PACE)
 
     def _wait(self, part: float) -> None:
         """Wait until everything has ended, or ``part`` of the time is over."""
         server = self._server
         while (server.connections or server.consumers) and self._left(part) > 0:
-            gevent.sleep(min(PACE, max(0.001, self._left(part))))
+            self._pause(min(PACE, max(0.001, self._left(part))))
 
 
 def _is_busy(connection: HTTPConnection | ServerSocket) -> bool:

@@ -133,6 +133,7 @@ class HTTPConnection:
         self._alarm_due = self._due = 0.0
         self._awaited: Awaited | None = None
         self._wait_for(Awaited.HEAD, server.options.timeouts.head_timeout)
+        self._awaited = Awaited.HEAD  # without a timeout, too: see close_if_idle
 
     def __repr__(self) -> str:
         return f"<HTTP connection of {self.client}>"
@@ -406,9 +407,20 @@ class HTTPConnection:
         self._events.clear()
         self._unparsed = b""
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is being served or read; for the drain."""
-        if self._exchange is None and not self._closing and not self._parser.in_head:
+    def close_if_idle(self, *, fresh: bool) -> None:
+        """
+        Close unless a request is being served or read; for the drain.
+
+        Args:
+            fresh: Whether also if nothing of a request has ever come.
+
+        """
+        if self._exchange is not None or self._closing:
+            return
+        if self._parser.in_head or self._events or self._unparsed:
+            return
+        # A head that has not begun is awaited since the connection was accepted.
+        if fresh or self._awaited is not Awaited.HEAD:
             self._close()
 
     def ask_to_end(self) -> None:

@@ -2,7 +2,8 @@
 The bound of the process: when too much waits to be written, the largest go.
 
 Each connection has bounds of its own; ten thousand connections at theirs may still
-be more than the process has memory for. Then those for whom most waits are cut.
+be more than the process has memory for. Then those for whom most waits are cut,
+where what is shared with others counts for little: cutting one of them frees nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Connections are cut until this much of the bound is used.
 ENOUGH = 0.9
+
+#: Above this much of it they are cut at once, however long that blocks the hub.
+URGENT = 1.25
 
 #: Seconds between two lines of the log, and before looking again when cutting did
 #: not help.
@@ -52,10 +56,13 @@ class Relief:
         #: Cut, but not in the log yet.
         self._cut = 0
         self._alarm: Alarm | None = None
+        #: Who may be cut yet, the largest last, while cutting takes several turns.
+        self._left: list[Transport] = []
 
     def _begin(self) -> None:
         """Cut the largest if still too much waits. Hub only."""
         if self._backlog.total > self._backlog.limit:
+            self._left = self._by_weight()
             self._go_on()
         else:
             self._backlog.over = False
@@ -65,7 +72,9 @@ class Relief:
         try:
             if self._cut_largest():
                 self._server.reactor.next_turn(self._go_on)
-            elif self._backlog.total > self._backlog.limit:
+                return
+            self._left = []
+            if self._backlog.total > self._backlog.limit:
                 self._look_later()  # what waits belongs to no connection
             else:
                 self._backlog.over = False
@@ -73,19 +82,26 @@ class Relief:
             logger.exception("cutting connections failed in the hub")
             self._look_later()
 
+    def _by_weight(self) -> list[Transport]:
+        """Return the connections by what cutting them frees, the largest last."""
+        connections = self._server.connections
+        queued = sum(transport.shared for transport in connections)
+        # A frame in a hundred queues is one in memory: a hundredth in each.
+        part = min(1.0, self._backlog.shared / queued) if queued else 0.0
+        return sorted(connections, key=lambda each: each.own + each.shared * part)
+
     def _cut_largest(self) -> bool:
         """Cut until it is enough; return whether the time was too short for that."""
-        backlog = self._backlog
+        backlog, left = self._backlog, self._left
         end = time.perf_counter() + SLICE_TIME
-        goal = int(backlog.limit * ENOUGH)
-        for transport in sorted(self._server.connections, key=_size, reverse=True):
-            if backlog.total <= goal or not _size(transport):
-                break
-            if time.perf_counter() > end:
-                return True
+        goal, urgent = int(backlog.limit * ENOUGH), int(backlog.limit * URGENT)
+        while left and backlog.total > goal:
+            transport = left.pop()
             transport.write_now()  # perhaps it only has not been yet
-            if transport.queue:
+            if transport.queue and not transport.closed:
                 self._cut_one(transport)
+            if backlog.total <= urgent and time.perf_counter() > end:
+                return True
         return False
 
     def _cut_one(self, transport: Transport) -> None:

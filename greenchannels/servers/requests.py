@@ -83,6 +83,7 @@ class Requests:
             client=peer.client,
             headers=request.headers,
             body=io.BytesIO() if exchange.body_complete else open_body(exchange),
+            multiprocess=self._options.multiprocess,
         )
 
     def _peer(self, request: Request, exchange: Exchange) -> Peer:

@@ -35,6 +35,7 @@ def http_scope(request: Request, peer: Peer, options: ServerOptions) -> Scope:
         "greenchannels": {
             "debug": options.debug,
             "max_body_in_memory": options.http.max_body_in_memory,
+            "multiprocess": options.multiprocess,
         },
         **HTTP_EXTENSIONS,
     }

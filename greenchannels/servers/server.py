@@ -310,6 +310,8 @@ class Server:
             self.options.root_path,
         )
         self.lifespan.add_state(scope)
+        if self.options.multiprocess:
+            scope["extensions"]["greenchannels"]["multiprocess"] = True
         if secure:
             scope["extensions"]["tls"] = socket.transport.describe_tls()
         return scope

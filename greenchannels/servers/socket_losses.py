@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..close_codes import TRY_LATER
 from ..errors import ConnectionEnded
 from ..layers.codec import Broadcast
+from ..net.backlog import SharedFrame
 from ..net.transport import Transport
 from .endpoint import Endpoint
 from .losses import (
@@ -95,7 +96,10 @@ class SocketLosses(SocketReceiving):
             self.reject(503)
             return
         layer.count_slow(endpoint.name, policy, what)
-        frames, events = self._transport.drop_unsent(), self._event_count
+        # Of the consumer's own frames, and of pongs, no member misses anything.
+        frames = sum(type(each) is SharedFrame for each in self._transport.unsent)
+        self._transport.drop_unsent()
+        events = self._event_count
         if frames:
             layer.count_slow(endpoint.name, policy, FRAMES_DROPPED, frames)
         if events:

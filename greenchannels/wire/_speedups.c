@@ -22,13 +22,19 @@
 
 #define MAX_HEADER 14
 #define MAX_CONTROL 125
+#define MAX_EMPTY 1000
 #define NO_LIMIT PY_SSIZE_T_MAX
 #define RSV1 0x40
 #define ASCII_BITS UINT64_C(0x8080808080808080)
 
 enum opcode { CONT = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 
-enum close_code { PROTOCOL_ERROR = 1002, INVALID_TEXT = 1007, TOO_BIG = 1009 };
+enum close_code {
+    PROTOCOL_ERROR = 1002,
+    INVALID_TEXT = 1007,
+    POLICY_VIOLATION = 1008,
+    TOO_BIG = 1009,
+};
 
 static const char BAD_TEXT[] = "text is not valid UTF-8";
 
@@ -192,6 +198,7 @@ typedef struct {
     Py_ssize_t max_message;
     Py_ssize_t decoded_bytes;
     uint64_t remaining;      /* payload of the current frame still to come */
+    uint16_t empty;          /* the latest fragments, as far as they hold nothing */
     uint8_t header[MAX_HEADER];
     uint8_t header_size;     /* bytes of an incomplete header */
     uint8_t key[4];
@@ -583,6 +590,10 @@ decoder_feed_message(Decoder *self, const uint8_t *p, size_t n, Batch *batch)
 
     if (self->opcode != CONT) {
         self->message_opcode = self->opcode;
+    }
+    self->empty = (uint16_t)(n > 0 || self->fin ? 0 : self->empty + 1);
+    if (self->empty > MAX_EMPTY) {
+        return decoder_fail(self, "too many empty fragments", POLICY_VIOLATION);
     }
     if (decoder_accumulate(self, &self->message, p, n, most) < 0) {
         return -1;

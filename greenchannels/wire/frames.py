@@ -31,8 +31,10 @@ __all__ = [
     "CONT",
     "INVALID_TEXT",
     "MAX_CONTROL",
+    "MAX_EMPTY",
     "MAX_HEADER",
     "PING",
+    "POLICY_VIOLATION",
     "PONG",
     "PROTOCOL_ERROR",
     "TEXT",
@@ -70,8 +72,12 @@ MAX_HEADER = 14
 #: Longest payload of a control frame, in bytes (section 5.5).
 MAX_CONTROL = 125
 
+#: Empty fragments, one behind the other, that a message may have before its last. No
+#: limit on bytes or messages sees them, and a peer could send them for ever.
+MAX_EMPTY = 1000
+
 #: Close codes that this module fails with (section 7.4.1).
-PROTOCOL_ERROR, INVALID_TEXT, TOO_BIG = 1002, 1007, 1009
+PROTOCOL_ERROR, INVALID_TEXT, POLICY_VIOLATION, TOO_BIG = 1002, 1007, 1008, 1009
 
 #: What a peer is told that sent too much.
 TOO_BIG_REASON = "message is too big"
@@ -80,6 +86,7 @@ TOO_BIG_REASON = "message is too big"
 _RSV1 = 0x40
 
 _BAD_TEXT = "text is not valid UTF-8"
+_TOO_MANY_EMPTY = "too many empty fragments"
 _new_validator = codecs.getincrementaldecoder("utf-8")
 
 
@@ -226,6 +233,7 @@ class PureFrameDecoder:
 
     __slots__ = (
         "_compressed",
+        "_empty",
         "_fin",
         "_head",
         "_in_frame",
@@ -274,6 +282,7 @@ class PureFrameDecoder:
         self._message: bytearray | None = None  # payload of earlier frames
         self._message_opcode = CONT  # within a message TEXT or BINARY
         self._compressed = False  # the message that has begun last
+        self._empty = 0  # the latest fragments, as far as they hold nothing
         self._validator: codecs.IncrementalDecoder | None = None
 
     @property
@@ -454,6 +463,9 @@ class PureFrameDecoder:
             self._validator = _new_validator() if checked else None
         self._message += data
         complete = self._fin and not self._in_frame
+        self._empty = 0 if data or complete else self._empty + 1
+        if self._empty > MAX_EMPTY:
+            raise RemoteProtocolError(_TOO_MANY_EMPTY, POLICY_VIOLATION)
         if self._validator is not None:
             _check_text(self._validator, data, complete)
         if complete:

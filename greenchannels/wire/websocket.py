@@ -17,13 +17,24 @@ from typing import TypeAlias
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .deflate import Parameters
 from .deflate_codec import Codec
-from .frames import CLOSE, MAX_CONTROL, PING, FrameDecoder, Opcode, encode_control
+from .frames import (
+    CLOSE,
+    MAX_CONTROL,
+    PING,
+    PONG,
+    FrameDecoder,
+    Opcode,
+    encode_control,
+)
 
 #: The close frame had no code (section 7.4.1); never on the wire.
 NO_STATUS = 1005
 
 #: Longest reason of a close frame, in bytes of UTF-8 (section 5.5).
 MAX_REASON = MAX_CONTROL - 2
+
+#: The headers of pongs, by the size of what they carry.
+PONG_HEADERS = [bytes((0x80 | PONG, size)) for size in range(MAX_CONTROL + 1)]
 
 
 class State(enum.StrEnum):
@@ -64,15 +75,8 @@ NEXT_STATE: dict[State, dict[Step, State]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
-    """A ping came; while the connection is open it has been answered."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Pong:
-    """A pong came, asked for or not."""
+    """A pong came, asked for or not; of several that came together the last."""
 
     payload: bytes
 
@@ -92,7 +96,7 @@ class Failed:
     error: RemoteProtocolError
 
 
-Event: TypeAlias = Ping | Pong | CloseReceived | Failed
+Event: TypeAlias = Pong | CloseReceived | Failed
 
 
 class WebSocketProtocol(FrameDecoder):
@@ -132,18 +136,18 @@ class WebSocketProtocol(FrameDecoder):
         Take what ``controls`` and ``error`` hold; return what it means.
 
         Answers to pings and to a close frame, and the close frame that a broken
-        rule asks for, are queued for ``data_to_send``.
+        rule asks for, are queued for ``data_to_send``. Pings are no events: while
+        the connection is open they are answered, and that is all there is to them.
         """
         events: list[Event] = []
         controls, self.controls = self.controls, None
-        for opcode, payload in controls or ():
-            if opcode == PING:
-                self._answer_ping(payload)
-                events.append(Ping(payload))
-            elif opcode == CLOSE:
+        if controls:
+            pong = self._take_pings(controls)
+            if pong is not None:
+                events.append(Pong(pong))
+            opcode, payload = controls[-1]
+            if opcode == CLOSE:  # nothing is decoded behind it
                 events.append(self._receive_close(payload))
-            else:
-                events.append(Pong(payload))
         if self.error is not None and self.state is not State.FAILED:
             events.append(self._fail(self.error))
         return events
@@ -190,9 +194,21 @@ class WebSocketProtocol(FrameDecoder):
         """Move to the state that ``step`` leads to. The only writer of ``state``."""
         self.state = NEXT_STATE[self.state][step]
 
-    def _answer_ping(self, payload: bytes) -> None:
+    def _take_pings(self, controls: list[tuple[int, bytes]]) -> bytes | None:
+        """
+        Answer the pings; return the payload of the last pong, if there is any.
+
+        There may be tens of thousands in one read.
+        """
+        answers, pong = [], None
+        for opcode, payload in controls:
+            if opcode == PING:
+                answers.append(PONG_HEADERS[len(payload)] + payload)
+            elif opcode == PONG:
+                pong = payload
         if self.state is State.OPEN:
-            self._output += encode_control(Opcode.PONG, payload)
+            self._output += b"".join(answers)
+        return pong
 
     def _receive_close(self, payload: bytes) -> Event:
         """Take the peer's close frame and answer it if ours was not sent yet."""

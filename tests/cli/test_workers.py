@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import socket as stdlib_socket
+import tempfile
 import textwrap
 import time
 from collections import Counter
@@ -312,6 +313,69 @@ def test_an_app_that_does_not_work_is_explained_once(
     if lines is not None:
         assert len(error.splitlines()) == lines
     assert not path.exists() and server.members() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_layer_that_cannot_start_is_one_line(run, tmp_path, workers):
+    """Exit code 2 for a folder that is open to others, 1 for one that cannot be."""
+    with tempfile.TemporaryDirectory(prefix="gc-", dir="/tmp") as above:
+        os.mkdir(f"{above}/greenchannels")
+        os.chmod(f"{above}/greenchannels", 0o755)
+        for name, code, says in (
+            ("x", 2, "its mode is 755"),
+            (f"{above}/none/x", 1, f"'{above}/none/x'"),
+        ):
+            server = run(
+                *("--layer", f"ipc://{name}"),
+                workers=workers,
+                env={"XDG_RUNTIME_DIR": above},
+            )
+            found, out, error = server.end()
+            assert (found, out, server.members()) == (code, "", []), error
+            (line,) = error.splitlines()
+            assert line.startswith("Error: ") and says in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_wsgi_applications_know_whether_there_are_other_processes(
+    run, tmp_path, workers
+):
+    """``wsgi.multiprocess``; also behind middleware, in views, and in sockets."""
+    (tmp_path / "hosted.py").write_text(
+        textwrap.dedent(
+            """
+            from greenchannels import http, include, wsgi
+
+            def app(environ, start_response):
+                text = str(environ["wsgi.multiprocess"])
+                if "wsgi.websocket" in environ:
+                    environ["wsgi.websocket"].send(text)
+                    return []
+                start_response("200 OK", [])
+                return [text.encode()]
+
+            def through(inner):
+                return lambda scope, receive, send: inner(scope, receive, send)
+
+            def view(request):
+                return str(request.environ["wsgi.multiprocess"])
+
+            routing = [
+                http("/view", view),
+                include("/inner", [wsgi("/", app)], middleware=[through]),
+                wsgi("/", app, websocket=True),
+            ]
+            """
+        )
+    )
+    server = run(app="hosted", workers=workers)
+    address = server.address()
+    expected = str(workers > 1)
+    for path in ("/view", "/inner/", "/"):
+        assert get(address, path).body.decode() == expected, path
+    with opened(address) as peer:
+        assert peer.hear() == expected
+    server.stopped()
 
 
 @pytest.mark.parametrize(

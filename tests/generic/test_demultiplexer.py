@@ -6,8 +6,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from greenchannels import Channel, Group
-from greenchannels.exceptions import DenyConnection
+from greenchannels import Channel, Group, Limits
+from greenchannels.exceptions import AcceptConnection, DenyConnection
 from greenchannels.generic.demultiplexer import envelope
 from greenchannels.generic.websocket import (
     JsonWebsocketConsumer,
@@ -104,10 +104,57 @@ def test_as_asgi_hands_on_keywords(host):
     assert [heard(peer), heard(peer)] == [("b", "bye"), ("a", "hello")]
 
 
-def test_a_stream_needs_a_json_consumer(host, caplog):
-    """500, and the log names the stream."""
-    assert host(demultiplexer(bad=WebsocketConsumer)).refused().status == 500
+def test_a_stream_that_an_object_names_needs_a_json_consumer_too(host, caplog):
+    """It is seen at the connection: 500, and the log names the stream."""
+
+    class Late(WebsocketDemultiplexer):
+        def __init__(self):
+            self.consumers = {"bad": WebsocketConsumer}
+            super().__init__()
+
+    assert host(Late).refused().status == 500
     assert "the stream 'bad' needs a JsonWebsocketConsumer" in caplog.text
+
+
+def test_accept_connection_after_accepting_changes_nothing(host, caplog):
+    """In a stream as elsewhere."""
+
+    class Sure(Echo):
+        def connect(self):
+            self.accept()
+            raise AcceptConnection
+
+    peer = host(demultiplexer(sure=Sure, echo=Echo)).open()
+    peer.say(frame("sure", 1))
+    assert heard(peer) == ("sure", 1)
+    assert errors(caplog) == []
+
+
+def test_a_stream_is_told_of_drops_if_it_has_a_method_for_it(host):
+    """As a consumer with a socket of its own; the others are not."""
+    told, busy, go = Notes(), Notes(), Event()
+
+    class Told(Echo):
+        groups = ["all"]
+
+        def receive_json(self, content, **kwargs):
+            busy.append("busy")
+            go.wait()
+
+        def note(self, event):
+            pass
+
+        def layer_dropped(self, event):
+            told.append(event)
+
+    several = demultiplexer(told=Told.as_asgi(), echo=Echo)
+    running = host(several, slow="drop", limits=Limits(max_inbox=2))
+    running.open().say(frame("told", 1))
+    busy.wait("busy")
+    for _ in range(5):
+        running.server._context.run(Group("all").send, {"type": "note"})
+    go.set()
+    told.wait({"type": "layer.dropped", "frames": 0, "events": 3, "policy": "drop"})
 
 
 def test_no_streams_at_all(host):

@@ -5,7 +5,13 @@ import json
 import pytest
 from gevent.event import Event
 
-from greenchannels import Channel, Group, LocalProtocolError, Timeouts
+from greenchannels import (
+    Channel,
+    ConfigurationError,
+    Group,
+    LocalProtocolError,
+    Timeouts,
+)
 from greenchannels.exceptions import AcceptConnection, DenyConnection, StopConsumer
 from greenchannels.generic.websocket import (
     JsonWebsocketConsumer,
@@ -118,6 +124,58 @@ def test_connect_may_raise_accept_connection(host, caplog):
     peer = host(Chat).open()
     peer.say("hello")
     assert peer.hear() == "hello"
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("how", ["accept", "send", "socket"])
+def test_accept_connection_after_accepting_changes_nothing(host, caplog, how):
+    """However it was accepted: the socket is open, and nothing is logged."""
+
+    class Chat(Echo):
+        def connect(self):
+            if how == "send":
+                self.send("welcome")
+            else:
+                (self if how == "accept" else self.socket).accept()
+            raise AcceptConnection
+
+    peer = host(Chat).open()
+    if how == "send":
+        assert peer.hear() == "welcome"
+    peer.say("hello")
+    assert peer.hear() == "hello"
+    assert errors(caplog) == []
+
+
+def test_accept_connection_hides_no_error_of_an_accept(host, caplog):
+    """Only that the handshake has been accepted is none."""
+
+    class Chat(Echo):
+        def accept(self, subprotocol=None, headers=None):
+            raise RuntimeError("of the consumer")
+
+        def connect(self):
+            raise AcceptConnection
+
+    assert host(Chat).refused().status == 500
+    assert "of the consumer" in caplog.text
+    assert "AcceptConnection" not in caplog.text
+
+
+def test_deny_connection_after_accepting_closes(host, caplog):
+    """With 1000: there is no handshake left to refuse. Nothing is logged."""
+    notes = Notes()
+
+    class Chat(Echo):
+        def connect(self):
+            self.accept()
+            raise DenyConnection
+
+        def disconnect(self, code):
+            notes.append(code)
+
+    assert host(Chat).open().closing() == Closed(1000)
+    notes.wait(1000)
     assert errors(caplog) == []
 
 
@@ -426,13 +484,17 @@ def test_what_a_group_sends_while_connecting_is_kept(host):
 
 
 def test_groups_with_an_unknown_field_fail(host, caplog):
-    """500: the route has no such field."""
+    """The routing is refused; middleware might add it, so there it is 500."""
 
     class Chat(WebsocketConsumer):
         groups = ["chat.{room}"]
 
-    assert host(Chat).refused().status == 500
-    assert "KeyError" in caplog.text
+    if host.mode == "direct":
+        with pytest.raises(ConfigurationError, match="no field <room>"):
+            host(Chat)
+    else:
+        assert host(Chat).refused().status == 500
+        assert "KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("room", ["x" * 300, "a%07b"])
@@ -455,10 +517,11 @@ def test_a_path_that_makes_no_name_of_a_group_is_404(host, caplog, room):
 
 
 def test_a_group_that_can_never_be_is_an_error(host, caplog):
-    """Of whoever wrote the class."""
+    """When an object names it: 500. Of a class it is seen before."""
 
     class Chat(WebsocketConsumer):
-        groups = ["a\x07b"]
+        def __init__(self):
+            self.groups = ["a\x07b"]
 
     assert host(Chat).refused().status == 500
     assert "not a name for a group" in caplog.text

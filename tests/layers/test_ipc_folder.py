@@ -85,6 +85,30 @@ def test_without_a_runtime_folder_the_users_id_names_one(value, monkeypatch):
     assert folder_of("chat") == f"/tmp/greenchannels-{os.geteuid()}/chat"
 
 
+def test_a_runtime_folder_with_a_long_path_is_not_used(above, monkeypatch):
+    """A socket's path has to fit there with every name; one that fits is used."""
+    room = module.MAX_PATH - module.MAX_SOCKET_NAME - len("/greenchannels/chat/")
+    for length, used in ((room, True), (room + 1, False)):
+        runtime = above + "/" + "x" * (length - len(above) - 1)
+        os.mkdir(runtime)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        fallback = f"/tmp/greenchannels-{os.geteuid()}/chat"
+        assert folder_of("chat") == (
+            f"{runtime}/greenchannels/chat" if used else fallback
+        )
+        if used:
+            name = "9" * 10 + "-" + "f" * 13
+            leave_socket(Folder(folder_of("chat")), name)
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "/" + "x" * 90])
+def test_a_name_that_is_too_long_for_every_folder_is_refused(name, monkeypatch):
+    """With the path in the words."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp")
+    with pytest.raises(ConfigurationError, match="/x+' is too long for a Unix"):
+        folder_of(name)
+
+
 @ROOT
 def test_the_runtime_folder_of_another_user_is_not_used(above, monkeypatch):
     """As after sudo -E."""

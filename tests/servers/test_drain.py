@@ -134,6 +134,72 @@ def test_requests_in_flight_finish(serve):
     assert drain.successful()
 
 
+def test_a_request_that_has_come_when_the_drain_begins_is_served(serve):
+    """On a new connection and on an idle one; their connections then close."""
+    running = serve([http("/", lambda r: "page")])
+    fresh, idle = running.client(), running.client()
+    idle.send(request())
+    assert idle.response().body == b"page"
+    until(lambda: len(running.server.connections) == 2)
+    for client in (fresh, idle):
+        client.sock.send(request())  # into the kernel: the server has had no turn
+    drain = gevent.spawn(running.server.stop, 20.0)
+    for client in (fresh, idle):
+        answer = client.response()
+        assert (answer.body, answer["connection"]) == (b"page", "close")
+        assert client.rest() == b""
+        client.close()
+    drain.join(timeout=10)
+    assert drain.successful()
+
+
+@pytest.mark.parametrize("head_timeout", [10.0, None])
+def test_a_new_connection_has_a_moment_for_its_first_request(serve, head_timeout):
+    """It is served; a handshake is refused with 503."""
+    routing = [http("/", lambda r: "page"), websocket("/", waiting)]
+    running = serve(routing, timeouts=Timeouts(head_timeout=head_timeout))
+    client, peer = running.client(), running.peer()
+    until(lambda: len(running.server.connections) == 2)
+    drain = stopping(running, 20.0)
+    gevent.sleep(20 * MS)  # more than the two turns in which idle ones are read
+    client.send(request())
+    peer.handshake()
+    answer = client.response()
+    assert (answer.body, answer["connection"]) == (b"page", "close")
+    assert peer.response().status == 503
+    client.close()
+    peer.close()
+    drain.join(timeout=10)
+    assert drain.successful()
+
+
+def test_silent_connections_are_closed_when_their_moment_is_over(serve):
+    """Which is a small part of the drain; idle ones have none."""
+    go = Event()
+
+    def slow(request):
+        go.wait()
+        return "finished"
+
+    running = serve([http("/slow", slow), http("/", lambda r: "page")])
+    busy, idle, silent = (running.client() for _ in range(3))
+    busy.send(request("/slow"))
+    idle.send(request())
+    assert idle.response().body == b"page"
+    until(lambda: len(running.server.connections) == 3)
+    start = time.monotonic()
+    drain = stopping(running, 60.0)
+    assert idle.rest() == b""
+    assert silent.rest() == b""
+    assert time.monotonic() - start < 5
+    go.set()
+    assert busy.response().body == b"finished"
+    for client in (busy, idle, silent):
+        client.close()
+    drain.join(timeout=10)
+    assert drain.successful()
+
+
 def test_requests_that_do_not_finish_are_cut(serve):
     """The bound holds for them too."""
 
@@ -218,12 +284,16 @@ def test_a_thousand_sockets_a_second_are_told(serve, timeout, least, bound):
     running = serve(waiting, timeouts=Timeouts(ping_interval=None))
     peers = [running.open() for _ in range(1500)]
     start = time.monotonic()
+
+    def told(peer):
+        return peer.closing(bound).code, round((time.monotonic() - start) / 0.02)
+
+    readers = [gevent.spawn(told, peer) for peer in peers]
     drain = stopping(running, timeout)
-    batches = set()
-    for peer in peers:
-        assert peer.closing().code == 1012
-        batches.add(round((time.monotonic() - start) / 0.02))
-    assert len(batches) >= least
+    gevent.joinall(readers, timeout=bound)
+    found = [reader.get(block=False) for reader in readers]
+    assert [code for code, _ in found] == [1012] * 1500
+    assert len({batch for _, batch in found}) >= least
     assert time.monotonic() - start < bound
     drain.join(timeout=bound)
     assert drain.successful()

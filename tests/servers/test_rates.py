@@ -1,6 +1,7 @@
 """Rates: who is closed, what is dropped, who waits, and that nothing else is."""
 
 import logging
+import sys
 import time
 import zlib
 from dataclasses import replace
@@ -1119,8 +1120,17 @@ def test_the_log_says_it_again_later(serve, caplog, monkeypatch):
         (Rate(messages=1, per=None), "per is a number"),
         (Rate(messages=1, per=float("inf")), "per is a number"),
         (Rate(messages=1, burst=0), "burst must be positive"),
-        (Rate(messages="10"), "messages is a number"),
-        (Rate(messages=float("nan")), "messages is a number"),
+        (Rate(messages=1, per="1"), "per is a number"),
+        (Rate(messages=1, per=True), "per is a number"),
+        (Rate(messages=1, per=float("nan")), "per is a number"),
+        (Rate(messages=1, per=10**400), "per is a number of seconds up to 1000000000"),
+        (Rate(messages=1, per=1e-320), "per is at least 1e-06 s"),
+        (Rate(messages=1, burst=1e-320), "burst is at least 1e-06 s"),
+        (Rate(messages="10"), "messages is a whole number"),
+        (Rate(messages=float("nan")), "messages is a whole number"),
+        (Rate(messages=True), "messages is a whole number"),
+        (Rate(messages=10**400), f"messages is {sys.maxsize} at most"),
+        (Rate(bytes=1e6), "bytes is a whole number"),
         (Rate(messages=1, each="host"), "'host'.*connection, address, user"),
         (Rate(messages=1, action="kick"), "'kick'.*close, drop, wait"),
         ("10/s", "no Rate"),
@@ -1143,6 +1153,8 @@ def test_rates_that_make_no_sense_are_refused(rate, reason):
         (Limits(rates=Rate(messages=1)), "tuple of rates"),
         (Limits(rates=[Rate(messages=1)]), "tuple of rates"),
         (Limits(max_message=-1), "max_message must be positive"),
+        (Limits(max_message=1e6), "max_message is a whole number or None, not 1000000"),
+        (Limits(stop_timeout="1"), "stop_timeout is a number of seconds, not '1'"),
         (Rate(messages=1), "a Limits object"),
     ],
 )

@@ -25,6 +25,7 @@ from greenchannels import (
 from greenchannels.generic.websocket import WebsocketConsumer
 from greenchannels.net.backlog import SharedFrame
 from greenchannels.servers import relief
+from greenchannels.wire.frames import PING, PONG, encode_control
 from tests.servers.harness import MS, Closed, request, until
 
 KIB = 1024
@@ -302,6 +303,34 @@ def test_close_counts_all_that_the_client_misses(serve):
         heard.append(message)
     assert message == Closed(1013, "too slow")
     heard = numbers(heard)
+    assert heard == list(range(len(heard)))
+    assert slow_counts(running) == {
+        "policy": "close",
+        "sockets closed": 1,
+        "frames dropped": sent - len(heard),
+    }
+
+
+def test_close_counts_nothing_that_was_no_message_of_a_group(serve):
+    """Neither what the consumer has sent itself nor the answers to pings."""
+    running = start(serve, "close")
+    peer = stalled(running)
+    (socket,) = running.server.sockets
+    sent = 0
+    while not socket.transport.unsent:
+        Group("g").send(numbered(sent))
+        sent += 1
+        gevent.sleep(0)
+    socket.send("own")
+    for _ in range(20):
+        peer.frame(PING, b"asked")
+    pong = encode_control(PONG, b"asked")
+    until(lambda: b"".join(socket.transport.unsent).count(pong) == 20)
+    while socket.close_code is None:
+        Group("g").send(numbered(sent))
+        sent += 1
+        assert sent < 1000
+    heard = numbers(hear_until(peer, Closed(1013, "too slow")))
     assert heard == list(range(len(heard)))
     assert slow_counts(running) == {
         "policy": "close",
@@ -892,6 +921,63 @@ def test_what_is_cut_comes_from_those_for_whom_most_waits(crowd, monkeypatch, ca
     assert left == set(names[: 30 - cut])
     until(lambda: f"{cut - 1} more connections were cut" in caplog.text)
     assert caplog.text.count("cut with") == 1
+
+
+def test_members_that_share_what_waits_are_not_cut_for_what_others_hold(crowd):
+    """Cutting one of them frees nothing, however long its queue is."""
+
+    def consumer(socket, name):
+        socket.send("in")
+        with Group(name).joined(socket):
+            for message in socket:
+                socket.send(bytes(int(message)))
+
+    running = crowd(2 * MIB, consumer=consumer)
+    members = [stalled(running, "/g") for _ in range(10)]
+    send_all(300, "g")  # at each of them more than at any of the others
+    others = [stalled(running, "/other") for _ in range(12)]
+    for peer in others:
+        peer.say(str(250 * KIB))
+    backlog = running.server.reactor.backlog
+    until(lambda: running.counters["connections cut for memory"])
+    until(lambda: not backlog.over)
+    assert 0 < backlog.total <= 2 * MIB
+    left = [s.params["name"] for s in running.server.sockets]
+    assert left.count("g") == 10
+    assert 0 < left.count("other") < 12
+    for peer in members:
+        assert numbers(peer.hear() for _ in range(300)) == list(range(300))
+
+
+def test_far_above_the_bound_cutting_does_not_wait_for_a_turn(crowd, monkeypatch):
+    """Below it comes in slices; the connections are put in order once for all."""
+    totals, sorts = [], []
+    go_on, by_weight = relief.Relief._go_on, relief.Relief._by_weight
+
+    def watched(self):
+        go_on(self)
+        totals.append(self._backlog.total)
+
+    def counted(self):
+        sorts.append(1)
+        return by_weight(self)
+
+    monkeypatch.setattr(relief, "SLICE_TIME", 0)
+    monkeypatch.setattr(relief.Relief, "_go_on", watched)
+    monkeypatch.setattr(relief.Relief, "_by_weight", counted)
+    running = crowd(1 * MIB)
+    names = [f"n{n}" for n in range(40)]
+    for name in names:
+        stalled(running, f"/{name}")
+    for name in names:
+        Group(name).send(bytes(100 * KIB))
+    backlog = running.server.reactor.backlog
+    assert backlog.total > 3 * MIB
+    until(lambda: totals and not backlog.over)
+    assert totals[0] <= 1.25 * MIB
+    assert len(totals) > 1 and totals == sorted(totals, reverse=True)
+    assert 0 < totals[-1] <= 0.9 * MIB
+    assert len(sorts) == 1
 
 
 def test_a_bound_of_nothing_is_refused():

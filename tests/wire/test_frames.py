@@ -105,6 +105,7 @@ def failed(reason, hint=1002):
 
 BAD_TEXT = failed("text is not valid UTF-8", 1007)
 TOO_BIG = failed("message is too big", 1009)
+TOO_MANY_EMPTY = failed("too many empty fragments", 1008)
 
 #: Name: wire, messages, control frames, error. Messages may have 70,000 bytes.
 CASES = {
@@ -134,6 +135,42 @@ CASES = {
     "empty fragments": (
         frame(TEXT, fin=False) + frame(CONT, fin=False) + frame(CONT),
         [""],
+        [],
+        None,
+    ),
+    "as many empty fragments as may be": (
+        frame(TEXT, fin=False) + frame(CONT, fin=False) * 999 + frame(CONT),
+        [""],
+        [],
+        None,
+    ),
+    "too many empty fragments": (
+        frame(TEXT, fin=False) + frame(CONT, fin=False) * 1000 + frame(CONT),
+        [],
+        [],
+        TOO_MANY_EMPTY,
+    ),
+    "too many empty fragments with pings between": (
+        frame(BINARY, b"a", fin=False)
+        + (frame(CONT, fin=False) * 500 + frame(PING)) * 2
+        + frame(CONT, fin=False),
+        [],
+        [(PING, b"")] * 2,
+        TOO_MANY_EMPTY,
+    ),
+    "empty fragments between others": (
+        frame(TEXT, fin=False)
+        + frame(CONT, fin=False) * 999
+        + frame(CONT, "a", fin=False)
+        + frame(CONT, fin=False) * 1000
+        + frame(CONT, "b"),
+        ["ab"],
+        [],
+        None,
+    ),
+    "empty fragments of many messages": (
+        (frame(TEXT, fin=False) + frame(CONT, fin=False) * 599 + frame(CONT)) * 2,
+        ["", ""],
         [],
         None,
     ),

@@ -17,7 +17,6 @@ from greenchannels.wire.websocket import (
     NEXT_STATE,
     CloseReceived,
     Failed,
-    Ping,
     Pong,
     State,
     Step,
@@ -73,10 +72,10 @@ RESERVED_BITS = Error("reserved bits are set", 1002)
 
 #: Name: wire, events, output, state, close_sent, close_received.
 CASES = {
-    "ping": (client(PING, b"a"), [Ping(b"a")], b"\x8a\x01a", State.OPEN, None, None),
+    "ping": (client(PING, b"a"), [], b"\x8a\x01a", State.OPEN, None, None),
     "every ping is answered": (
         client(PING, b"a") + client(PING),
-        [Ping(b"a"), Ping(b"")],
+        [],
         b"\x8a\x01a\x8a\x00",
         State.OPEN,
         None,
@@ -109,7 +108,7 @@ CASES = {
     ),
     "ping before close": (
         client(PING, b"a") + client(CLOSE) + client(PING, b"b"),
-        [Ping(b"a"), CloseReceived(1005, "")],
+        [CloseReceived(1005, "")],
         b"\x8a\x01a\x88\x00",
         State.CLOSED,
         (1005, ""),
@@ -203,7 +202,7 @@ def test_a_close_of_ours_awaits_theirs():
     wire = client(TEXT, b"late") + client(PING, b"p") + client(CLOSE, b"\x0b\xb8why")
     messages, events, output = receive(protocol, wire)
     assert messages == ["late"]
-    assert events == [Ping(b"p"), CloseReceived(3000, "why")]
+    assert events == [CloseReceived(3000, "why")]
     assert output == b""
     assert protocol.state is State.CLOSED
     assert protocol.close_sent == (1001, "bye")
@@ -241,6 +240,27 @@ def test_output_is_kept_until_it_is_taken():
     assert protocol.data_to_send() == b"\x8a\x01a" * 2
     assert protocol.data_to_send() == b""
     assert protocol.controls is None
+
+
+def test_pongs_that_come_together_are_one_event():
+    """The last; pings among them are answered in their order, the close comes last."""
+    protocol = WebSocketProtocol(None)
+    wire = client(PONG, b"1") + client(PING, b"a") + client(PONG, b"2")
+    wire += client(PING, b"b") + client(CLOSE)
+    _, events, output = receive(protocol, wire)
+    assert events == [Pong(b"2"), CloseReceived(1005, "")]
+    assert output == b"\x8a\x01a\x8a\x01b\x88\x00"
+
+
+def test_a_flood_of_pings_costs_a_pong_each_and_no_more():
+    """Every one is answered, whatever it carries; no objects are made for them."""
+    protocol = WebSocketProtocol(None)
+    payloads = [b"p" * (n % 126) for n in range(5000)]
+    wire = b"".join(client(PING, payload) for payload in payloads)
+    protocol.decode(wire, len(wire), MAX, MAX)
+    assert protocol.control_events() == []
+    expected = b"".join(encode_control(PONG, payload) for payload in payloads)
+    assert protocol.data_to_send() == expected
 
 
 def test_no_frame_of_ours_follows_our_close():
