@@ -60,6 +60,9 @@ class SocketHandlers(Protocol):
     def socket_closed(self, code: int, reason: str, /) -> None:
         """Clean up: the socket is over. Called last, and always."""
 
+    def socket_listens_to(self, kind: str, /) -> bool:
+        """Say whether events of a type have a handler; never blocks."""
+
 
 #: What happens to a member that reads too slowly.
 SlowPolicy: TypeAlias = Literal["close", "drop", "latest"]

@@ -281,6 +281,10 @@ class SyncConsumer:
         """Take the end of the connection; called once."""
         self.dispatch({"type": "websocket.disconnect", "code": code, "reason": reason})
 
+    def socket_listens_to(self, kind: str, /) -> bool:
+        """Say whether events of a type have a handler here, or in a stream."""
+        return self._handles(kind.replace(".", "_"))
+
     def __repr__(self) -> str:
         socket = getattr(self, "_socket", None)
         path = printable(socket.path) if socket is not None else "not connected"

@@ -111,7 +111,8 @@ class BurstSocket(ServerSocket):
 
     def listens_to(self, kind: str) -> bool:
         """Say whether there is a handler for what the layer tells of itself."""
-        return callable(getattr(self._handlers, kind.replace(".", "_"), None))
+        handlers = self._handlers
+        return handlers is not None and handlers.socket_listens_to(kind)
 
     # Handlers. In a worker.
 
