@@ -38,6 +38,8 @@ class Family(Process):
             stderr=subprocess.PIPE,
             env={
                 **os.environ,
+                # What is changed within a second would be loaded from before.
+                "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONPATH": os.getcwd(),
                 "PYTHONWARNINGS": "default::DeprecationWarning",
                 "XDG_RUNTIME_DIR": self._runtime.name,
