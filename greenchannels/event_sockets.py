@@ -28,6 +28,28 @@ from .text import encode_headers
 from .types import Data, Event, HeaderList, Receive, Scope, Send
 
 
+def socket_of(scope: Scope, receive: Receive, send: Send, whose: str) -> WebSocket:
+    """
+    Return the socket of a GSGI consumer: the server's own if nothing stands between.
+
+    Args:
+        whose: What the consumer is called in errors.
+
+    Raises:
+        ValueError: If the scope is not that of a WebSocket.
+
+    """
+    if scope["type"] != "websocket":
+        raise ValueError(f"{whose} cannot serve {scope['type']!r}")
+    extension = scope.get("extensions", {}).get("greenchannels")
+    found: Any = extension["socket"] if extension is not None else None
+    if found is None or not found.is_direct(receive, send):
+        return EventSocket(scope, receive, send)
+    found.adopt(scope)
+    socket: WebSocket = found
+    return socket
+
+
 class EventSocket(WebSocket):
     """
     A socket over GSGI events, for a function behind middleware.

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from uuid import UUID
 
 from .errors import ConfigurationError
-from .event_sockets import EventSocket
+from .event_sockets import socket_of
 from .hosting.files import Folder
 from .hosting.views import ViewConsumer
 from .hosting.wsgi import WSGIHost
@@ -439,14 +439,7 @@ def run_function(
     function: Callable[..., Any], scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Run a function consumer behind GSGI: directly if nothing stands between."""
-    if scope["type"] != "websocket":
-        raise ValueError(f"a function consumer cannot serve {scope['type']!r}")
-    extension = scope.get("extensions", {}).get("greenchannels")
-    socket = extension["socket"] if extension is not None else None
-    if socket is not None and socket.is_direct(receive, send):
-        socket.adopt(scope)
-    else:
-        socket = EventSocket(scope, receive, send)
+    socket = socket_of(scope, receive, send, "a function consumer")
     function(socket, **socket.params)
     # The server ends the socket: once its children have ended.
 

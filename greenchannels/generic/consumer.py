@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ..event_sockets import EventSocket
+from ..event_sockets import socket_of
 from ..sockets import WebSocket
 from ..text import printable
 from ..types import Data, Event, Receive, Scope, Send
@@ -251,15 +251,7 @@ class SyncConsumer:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection as a GSGI consumer; blocks until it has ended."""
-        if scope["type"] != "websocket":
-            raise ValueError(f"{type(self).__name__} cannot serve {scope['type']!r}")
-        extension = scope.get("extensions", {}).get("greenchannels")
-        socket = extension["socket"] if extension is not None else None
-        if socket is not None and socket.is_direct(receive, send):
-            socket.adopt(scope)
-        else:
-            socket = EventSocket(scope, receive, send)
-        run_handlers(self, socket)
+        run_handlers(self, socket_of(scope, receive, send, type(self).__name__))
 
     # What a server calls (types.SocketHandlers).
 

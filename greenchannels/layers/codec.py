@@ -92,6 +92,14 @@ class Broadcast:
                 self.backlog.hold(result)
         return result
 
+    def event(self) -> dict[str, Any]:
+        """Return the event that it carries: a new one at each call."""
+        pattern = self.encoded(_plain_event)
+        if pattern is None:
+            return unpack_event(self.payload)  # type: ignore[arg-type]
+        event: dict[str, Any] = pattern.copy()
+        return event
+
 
 def make_broadcast(message: object) -> Broadcast:
     """
@@ -148,6 +156,13 @@ def unpack_event(payload: bytes) -> dict[str, Any]:
     """Return the event in ``payload``: a new dict at each call."""
     event: dict[str, Any] = _decoder.decode(payload)
     return event
+
+
+def _plain_event(payload: bytes) -> dict[str, Any] | None:
+    """Return an event to be copied, which is cheaper, if nothing in it can change."""
+    event = unpack_event(payload)
+    nested = any(type(each) in (dict, list) for each in event.values())
+    return None if nested else event
 
 
 def encode_message(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConnectionEnded
-from ..layers.codec import Broadcast, unpack_event
+from ..layers.codec import Broadcast
 from ..text import printable
 from ..types import Data, Event
 from .losses import Losses
@@ -81,7 +81,8 @@ class SocketReceiving(SocketInput):
         if type(message) is Losses:
             return message.take()
         self._event_bytes -= message.size
-        return unpack_event(message.payload)
+        event: Event = message.event()
+        return event
 
     def receive_undecided(self) -> Data | Event:
         """See ``WebSocket.receive_undecided``."""
@@ -190,7 +191,7 @@ class SocketReceiving(SocketInput):
         raise NotImplementedError
 
     def _drop_event(self, broadcast: Broadcast) -> None:
-        event = unpack_event(broadcast.payload)  # type: ignore[arg-type]
+        event = broadcast.event()
         self.count_dropped_event(event["type"])
 
     def count_dropped_event(self, kind: str) -> None:

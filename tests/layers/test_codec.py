@@ -178,3 +178,18 @@ def test_shared_frames_know_their_topic_and_are_counted_by_whoever_made_them(rea
 def test_a_close_carries_code_and_reason():
     """For all sockets of a user."""
     assert read_close(make_close(4000, "bye").payload) == (4000, "bye")
+
+
+@pytest.mark.parametrize("value", ["text", 1, None, [1, [2]], {"a": {"b": 1}}])
+def test_every_member_has_an_event_of_its_own(value):
+    """What one changes in it, or in what it holds, no other sees."""
+    broadcast = make_broadcast({"type": "t", "value": value})
+    first, second = broadcast.event(), broadcast.event()
+    assert first == second == {"type": "t", "value": value}
+    if isinstance(value, list):
+        first["value"][1].append(3)
+    elif isinstance(value, dict):
+        first["value"]["a"]["b"] = 3
+    first["more"] = first["value"]
+    del first["value"]
+    assert second == broadcast.event() == {"type": "t", "value": value}
