@@ -35,10 +35,12 @@ from .recording import PATIENCE, RecordingMember, text, until
 #: Seconds in which what must not come would have come.
 LATE = 0.05
 
-#: How programs begin, by whether they patch.
+#: How programs begin, by whether they patch. gevent heeds SIGCHLD from its first child
+#: watcher on, made after the fork: a child that ends sooner would never be waited for.
 BEGINNINGS = {
     "plain": "",
-    "patched": "from gevent import monkey; monkey.patch_all()\n",
+    "patched": "import gevent.monkey\ngevent.monkey.patch_all()\n"
+    "gevent.get_hub().loop.install_sigchld()\n",
 }
 
 #: A program that joins, says so, and answers the first text.
