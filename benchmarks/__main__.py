@@ -11,7 +11,7 @@ from . import contestants, loadgen, machine, report, rounds, rows, wrk
 from .cores import LOAD_CORE
 
 COMMANDS = ["echo", "broadcast", "idle", "connect", "faults", "http"]
-COMMANDS += ["classes", "storm", "all"]
+COMMANDS += ["classes", "storm", "ipc", "all"]
 
 
 def parser():

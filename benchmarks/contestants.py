@@ -27,6 +27,9 @@ PEERS = {"websockets": "websockets_uvloop", "picows": "picows_uvloop"}
 WITH_SOCKETS = (*MODULES, *PEERS)
 
 GUNICORN, STARLETTE, NGINX = WITHOUT_SOCKETS = ("gunicorn", "starlette", "nginx")
+#: Its command line with our worker, but for how many, and the app.
+GUNICORN_OURS = ("-m", "gunicorn", "--no-control-socket", "--log-level", "warning")
+GUNICORN_OURS += ("-k", "greenchannels.gunicorn.Worker", "-b", "127.0.0.1:{port}")
 #: Where system administrators' programs are, which not every PATH has.
 SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -42,6 +45,10 @@ class Variant:
     says: str = ""
     #: Whether the row's limits are this one's; else it is there for orientation.
     limited: bool = True
+    #: Worker processes, which the server itself looks after; 0 if it serves alone.
+    workers: int = 0
+    #: Whether gunicorn looks after them instead.
+    gunicorn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Contestant:
     says: str = ""
     #: Whether the row's limits hold for it, if it is greenchannels.
     limited: bool = True
+    #: Children that serve, beside the process that looks after them.
+    workers: int = 0
 
     def command(self, port):
         """Return the command line that serves on a port."""
@@ -84,14 +93,15 @@ class Contestant:
             arguments += self.tls
         return [self.program, *(part.format(**values) for part in arguments)]
 
-    def environment(self):
-        """Return the environment of the server's process."""
+    def environment(self, folder):
+        """Return the environment of the server's process, which runs in a folder."""
         paths = os.pathsep.join(str(path) for path in self.paths)
         programs = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM}"
         return os.environ | {
             "PATH": programs,
             "PYTHONPATH": paths,
             "BENCHMARK_FILES": str(assets.files()),
+            "XDG_RUNTIME_DIR": folder,
         }
 
     def write_files(self, folder, port):
@@ -133,13 +143,24 @@ class Contestant:
     def under(self, variant):
         """Return the same server under a variant of a row's load."""
         return replace(
-            self,
+            self.with_workers(variant.workers, variant.gunicorn),
             label=f"{self.label}, {variant.label}",
             prefix=f"{self.label}, ",
             load=self.load | variant.load,
             says=variant.says,
             limited=variant.limited,
         )
+
+    def with_workers(self, count, gunicorn=False):
+        """Return the same greenchannels with worker processes, if there are to be."""
+        if not count:
+            return self
+        arguments = (*self.arguments, "--workers", str(count))
+        if gunicorn:
+            arguments = (*GUNICORN_OURS, "-w", str(count), "{app}")
+            app = f"{self.app.partition(':')[0]}:application"
+            return replace(self, arguments=arguments, workers=count, app=app)
+        return replace(self, arguments=arguments, workers=count)
 
 
 def of_module(label, module):

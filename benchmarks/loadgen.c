@@ -72,6 +72,9 @@
 #define WOKEN_WINDOW 65536 /* of one that is read again at last */
 #define QUIET (SECOND / 2) /* nothing has come for so long: nothing is under way */
 #define TRY_LATER 1013     /* how a server closes what reads too slowly */
+#define MAX_PROCESSES 64   /* of one server */
+#define PROCESS "\r\nX-Process: " /* in a 101: the id of the process that serves */
+#define TRIES 200          /* for each connection, until it meets a process with room */
 
 enum opcode { TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10 };
 enum state { HANDSHAKE, OPEN, CLOSING, CLOSED };
@@ -92,10 +95,11 @@ struct conn {
 static struct {
     const char *mode, *path;
     int port, connections, window, refill, size, warmup_count, sources, cpu, deaf;
-    bool binary, json, records, browser, lax_close, counted, tls, deflate;
+    int spread, processes;
+    bool binary, json, records, browser, lax_close, counted, tls, deflate, last;
     double warmup, seconds, pace;
     uint64_t count;
-    pid_t pid;
+    pid_t pids[MAX_PROCESSES]; /* the server's; memory is that of the first */
 } opt = {.path = "/echo", .connections = 64, .window = 1, .size = 64,
          .warmup = 0.5, .seconds = 3, .warmup_count = 200, .sources = 1, .cpu = -1};
 
@@ -109,11 +113,20 @@ static void die(const char *format, ...) {
     exit(1);
 }
 
+static void read_pids(const char *value) {
+    char *end;
+    do {
+        if (opt.processes == MAX_PROCESSES) die("--pid: at most 64 processes");
+        opt.pids[opt.processes++] = (pid_t)strtol(value, &end, 10);
+        value = end + 1;
+    } while (*end == ',');
+}
+
 static void set_option(const char *name, const char *value) {
     if (!strcmp(name, "mode")) opt.mode = value;
     else if (!strcmp(name, "path")) opt.path = value;
     else if (!strcmp(name, "port")) opt.port = atoi(value);
-    else if (!strcmp(name, "pid")) opt.pid = atoi(value);
+    else if (!strcmp(name, "pid")) read_pids(value);
     else if (!strcmp(name, "connections")) opt.connections = atoi(value);
     else if (!strcmp(name, "window")) opt.window = atoi(value);
     else if (!strcmp(name, "refill")) opt.refill = atoi(value);
@@ -127,6 +140,8 @@ static void set_option(const char *name, const char *value) {
     else if (!strcmp(name, "counted")) opt.counted = true;
     else if (!strcmp(name, "tls")) opt.tls = true;
     else if (!strcmp(name, "deflate")) opt.deflate = true;
+    else if (!strcmp(name, "spread")) opt.spread = atoi(value);
+    else if (!strcmp(name, "last")) opt.last = true;
     else if (!strcmp(name, "pace")) opt.pace = atof(value);
     else if (!strcmp(name, "warmup")) opt.warmup = atof(value);
     else if (!strcmp(name, "warmup-count")) opt.warmup_count = atoi(value);
@@ -143,7 +158,7 @@ static void read_options(int argc, char **argv) {
         {"size", 1, 0, 0}, {"binary", 0, 0, 0}, {"browser", 0, 0, 0},
         {"json", 0, 0, 0}, {"records", 0, 0, 0}, {"counted", 0, 0, 0},
         {"lax-close", 0, 0, 0}, {"deaf", 1, 0, 0}, {"tls", 0, 0, 0},
-        {"deflate", 0, 0, 0}, {"pace", 1, 0, 0},
+        {"deflate", 0, 0, 0}, {"pace", 1, 0, 0}, {"spread", 1, 0, 0}, {"last", 0, 0, 0},
         {"warmup", 1, 0, 0}, {"warmup-count", 1, 0, 0}, {"seconds", 1, 0, 0},
         {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {0, 0, 0, 0}};
     int index, found;
@@ -151,7 +166,7 @@ static void read_options(int argc, char **argv) {
         if (found != 0) exit(2);
         set_option(known[index].name, optarg);
     }
-    if (!opt.mode || !opt.port || !opt.pid) die("--mode, --port, --pid are needed");
+    if (!opt.mode || !opt.port || !opt.pids[0]) die("--mode, --port, --pid are needed");
     if (opt.window < 1 || opt.window > MAX_WINDOW) die("--window: 1 to 64");
     if (opt.size < STAMP || opt.size > 1 << 20) die("--size: 16 bytes to 1 MiB");
     if (opt.json && opt.size < JSON_LEAST) die("--json: at least 64 bytes");
@@ -163,7 +178,7 @@ static void read_options(int argc, char **argv) {
 
 /* ---- Clocks: time, CPU time, memory ------------------------------------- */
 
-static clockid_t server_clock;
+static clockid_t server_clocks[MAX_PROCESSES];
 static struct { uint64_t at, server, own, messages; } begun, ended;
 static uint64_t messages; /* the unit of the mode: echoes, deliveries, cycles */
 static uint32_t *samples; /* latencies in ns/16: 8 Mi of them, touched when used */
@@ -178,6 +193,13 @@ static uint64_t read_clock(clockid_t clock) {
 
 static uint64_t now(void) { return read_clock(CLOCK_MONOTONIC); }
 
+/* Return the CPU time of all of the server's processes. */
+static uint64_t read_server(void) {
+    uint64_t sum = 0;
+    for (int i = 0; i < opt.processes; i++) sum += read_clock(server_clocks[i]);
+    return sum;
+}
+
 static void add_sample(uint64_t latency) {
     if (!counting || sample_count == MAX_SAMPLES) return;
     latency >>= 4;
@@ -189,11 +211,11 @@ static void begin_window(void) {
     begun.messages = messages;
     begun.own = read_clock(CLOCK_PROCESS_CPUTIME_ID);
     begun.at = now();
-    begun.server = read_clock(server_clock);
+    begun.server = read_server();
 }
 
 static void end_window(void) {
-    ended.server = read_clock(server_clock);
+    ended.server = read_server();
     ended.at = now();
     ended.own = read_clock(CLOCK_PROCESS_CPUTIME_ID);
     ended.messages = messages;
@@ -202,7 +224,7 @@ static void end_window(void) {
 
 static FILE *open_proc(const char *name, const char *how) {
     char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)opt.pid, name);
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)opt.pids[0], name);
     FILE *file = fopen(path, how);
     if (!file) die("%s: %s", path, strerror(errno));
     return file;
@@ -601,6 +623,47 @@ static void open_conn(struct conn *c, int id) {
     watch(c, EPOLL_CTL_ADD, true);
 }
 
+/*
+ * A server of several processes: each is to have its share of the connections.  Which
+ * process accepts one is the kernel's choice, so one too many is dropped, and tried
+ * again.
+ */
+
+static int shares[MAX_PROCESSES]; /* connections that each process has */
+static long turned_away;
+
+/* Return the place among the server's processes of the one that sent this 101. */
+static int read_process(const char *head) {
+    const char *found = strstr(head, PROCESS);
+    if (!found) die("the server does not say which process it is:\n%s", head);
+    pid_t pid = (pid_t)atoi(found + sizeof PROCESS - 1);
+    for (int i = 0; i < opt.processes; i++)
+        if (opt.pids[i] == pid) return i;
+    die("process %d is not one of the server's", (int)pid);
+    return -1;
+}
+
+/* Say whether a connection's process has room for it, and count it if so. */
+static bool has_room(const char *head) {
+    int *share = &shares[read_process(head)];
+    if (*share == (opt.connections + opt.spread - 1) / opt.spread) return false;
+    ++*share;
+    return true;
+}
+
+/* Drop a connection without a trace, and try again. */
+static void try_again(struct conn *c) {
+    struct linger linger = {.l_onoff = 1};
+    if (++turned_away > (long)TRIES * opt.connections)
+        die("the kernel does not spread %d connections over %d processes",
+            opt.connections, opt.spread);
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    if (c->tls) close_tls(c);
+    close(c->fd);
+    progress++;
+    open_conn(c, c->id);
+}
+
 static void close_conn(struct conn *c) {
     if (c->state == OPEN) open_count--;
     c->state = CLOSED;
@@ -688,6 +751,10 @@ static size_t read_head(struct conn *c) {
     end[2] = 0;
     check_response(c->in);
     if (c->tls) check_cipher(c);
+    if (opt.spread && !has_room(c->in)) {
+        try_again(c);
+        return 0;
+    }
     c->state = OPEN;
     open_count++;
     if (mode.on_open) mode.on_open(c);
@@ -953,12 +1020,16 @@ static void run_broadcast(void) {
     measure(broadcasts_back);
 }
 
-/* Paced: so many broadcasts a second, every copy timed; one may not be read. */
+/*
+ * Paced: so many broadcasts a second, every copy timed, or only each broadcast's last;
+ * one member may not be read.
+ */
 
 static void on_timed_copy(struct conn *c, const char *data, size_t size) {
+    uint32_t before = complete;
     uint64_t sent_at = take_copy(c, data, size);
     messages++;
-    add_sample(now() - sent_at);
+    if (!opt.last || complete != before) add_sample(now() - sent_at);
 }
 
 static void send_at_pace(void) {
@@ -1100,6 +1171,22 @@ static void run_idle(void) {
     rss_after = resident_bytes();
 }
 
+/* Join: all ask at once to be in a group, and each is told when it is. */
+
+static bool all_joined(void) { return messages == (uint64_t)opt.connections; }
+
+static void run_join(void) {
+    conns = make_conns(opt.connections, 4096);
+    open_all(opt.connections);
+    run(NULL, 0.5); /* those that were turned away are forgotten by now */
+    mode.on_message = on_echo;
+    finishing = true; /* one message each */
+    begin_window();
+    for (int i = 0; i < opt.connections; i++) send_burst(&conns[i]);
+    run(all_joined, 0);
+    end_window();
+}
+
 /* Connect: connect, handshake, close handshake, again. */
 
 static uint64_t started;
@@ -1153,6 +1240,7 @@ static void report(void) {
     if (cut_at) printf("\"cut_after\": %.2f, ", (double)(cut_at - begun.at) / SECOND);
     printf("\"growth_bytes\": %ld, ", growth);
     if (opt.deaf) printf("\"missed\": %" PRIu64 ", \"shed\": %d, ", missed, shed);
+    if (opt.spread) printf("\"turned_away\": %ld, ", turned_away);
     if (compressed_bytes)
         printf("\"compression\": %.2f, ",
                (double)inflated_bytes / (double)compressed_bytes);
@@ -1167,7 +1255,9 @@ static void start(void) {
     CPU_SET(opt.cpu, &cpus);
     if (opt.cpu >= 0 && sched_setaffinity(0, sizeof cpus, &cpus))
         die("cannot run on core %d: %s", opt.cpu, strerror(errno));
-    if (clock_getcpuclockid(opt.pid, &server_clock)) die("no process %d", opt.pid);
+    for (int i = 0; i < opt.processes; i++)
+        if (clock_getcpuclockid(opt.pids[i], &server_clocks[i]))
+            die("no process %d", opt.pids[i]);
     prctl(PR_SET_TIMERSLACK, 1ul);
     samples = malloc(MAX_SAMPLES * sizeof *samples);
     poller = epoll_create1(0);
@@ -1186,6 +1276,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(opt.mode, "gap")) run_gap();
     else if (!strcmp(opt.mode, "idle")) run_idle();
     else if (!strcmp(opt.mode, "connect")) run_connect();
+    else if (!strcmp(opt.mode, "join")) run_join();
     else die("unknown mode %s", opt.mode);
     report();
     return 0;

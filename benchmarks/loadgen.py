@@ -60,7 +60,7 @@ def options_of(row, contestant):
     return {"mode": row.command, "path": row.path, **row.load, **contestant.load}
 
 
-def run(row, contestant, port, pid):
+def run(row, contestant, port, pids):
     """
     Put a row's load on a server.
 
@@ -68,7 +68,8 @@ def run(row, contestant, port, pid):
         row: The row.
         contestant: The server, which may need options of its own.
         port: The server's port on 127.0.0.1.
-        pid: The server's process, whose CPU time and memory are read.
+        pids: The server's processes, whose CPU time is read; and the first one's
+            memory.
 
     Returns:
         The report, as a dict.
@@ -79,7 +80,7 @@ def run(row, contestant, port, pid):
     """
     options = options_of(row, contestant)
     command = [built([name for name in FEATURES if options.get(name)])]
-    options |= {"port": port, "pid": pid, "cpu": LOAD_CORE}
+    options |= {"port": port, "pid": ",".join(map(str, pids)), "cpu": LOAD_CORE}
     for name, value in options.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     timeout = TIMEOUT + options.get("seconds", 0)

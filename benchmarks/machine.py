@@ -20,7 +20,7 @@ PACKAGES = {
     "picows": ["picows"],
     "gunicorn": ["gunicorn", "Flask", "gevent"],
     "starlette": ["starlette", "uvicorn", "httptools", "uvloop"],
-    "greenchannels": ["gevent", "httptools"],
+    "greenchannels": ["gevent", "httptools", "gunicorn"],
 }
 
 

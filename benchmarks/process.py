@@ -1,4 +1,4 @@
-"""One server process: started on its core, awaited, and stopped by its own id."""
+"""One server: started on its core, awaited, and stopped by its own id."""
 
 import contextlib
 import os
@@ -58,8 +58,8 @@ def running(contestant):
     Serve for the length of a ``with`` block.
 
     Yields:
-        The port, the id of the process that serves, and the file that the output
-        goes to.
+        The port, the ids of the processes that serve, and the file that the
+        output goes to.
 
     Raises:
         ServerError: If the process does not listen in time. The end of its
@@ -71,7 +71,7 @@ def running(contestant):
         process = start(contestant, port, folder, log)
         try:
             await_port(process, port)
-            yield port, child_of(process) if contestant.forks else process.pid, log
+            yield port, serving(contestant, process), log
         except Exception as error:
             error.add_note(f"{contestant.label} said:\n{tail(log)}")
             raise
@@ -82,7 +82,7 @@ def running(contestant):
 def start(contestant, port, folder, log):
     """Start a server in an empty folder, so that it imports nothing by chance."""
     contestant.write_files(folder, port)
-    command, environment = contestant.command(port), contestant.environment()
+    command, environment = contestant.command(port), contestant.environment(folder)
     program = shutil.which(command[0], path=environment["PATH"])
     if program is None:
         raise ServerError(f"{command[0]} is not installed")
@@ -111,16 +111,23 @@ def await_port(process, port):
     raise ServerError(f"did not listen within {START_TIMEOUT:g} s")
 
 
-def child_of(process):
-    """Return the id of the one child of a process, which may not be there yet."""
+def serving(contestant, process):
+    """Return the ids of the processes that serve, and of who looks after ours."""
+    if contestant.forks:
+        return children_of(process, 1)
+    return [process.pid, *children_of(process, contestant.workers)]
+
+
+def children_of(process, count):
+    """Return the ids of the children of a process, which may not be there yet."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until = time.monotonic() + START_TIMEOUT
     while time.monotonic() < until:
         children = listed.read_text().split()
-        if len(children) == 1:
-            return int(children[0])
+        if len(children) == count:
+            return [int(child) for child in children]
         time.sleep(0.05)
-    raise ServerError(f"has {len(children)} children, not one")
+    raise ServerError(f"has {len(children)} children, not {count}")
 
 
 def stop(process):

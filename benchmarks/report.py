@@ -13,14 +13,16 @@ MEASURED = {
     "max_us": "the longest",
     "rate": "requests",
     "growth_bytes": "growth of memory",
+    "seconds": "time",
+    "wall_us": "time",
 }
 
 
 def headings(row):
     """Return the headings of a row's columns."""
-    compared = []
+    compared, relation = [], "above" if row.differs else "to"
     for yardstick, limit in row.limits.items():
-        compared += [f"to {yardstick}"] if yardstick else []
+        compared += [f"{relation} {yardstick}"] if yardstick else []
         compared += ["limit", ""] if limit is not None else []
     beside = [f"{MEASURED[row.beside]} us"] if row.beside else []
     return FIRST + compared + beside + LAST

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from statistics import median
 
-from . import loadgen, process, storm, upload, wrk
+from . import loadgen, process, sends, storm, upload, wrk
 from .assets import AssetError
 
 #: Who runs the load of a row.
@@ -13,6 +13,7 @@ GENERATORS = {
     "wrk": wrk.run,
     "upload": upload.run,
     "storm": storm.run,
+    "sends": sends.run,
 }
 #: Below this share of its core, a server's rate is not what the core can do.
 SATURATED = 0.9
@@ -26,7 +27,7 @@ class Result:
     contestant: object
     #: The load generator's report of each round; ``None`` where it failed.
     reports: list = field(default_factory=list)
-    #: By yardstick: the figure divided by the yardstick's in the same round.
+    #: By yardstick: the figure to, or above, the yardstick's in the same round.
     ratios: dict = field(default_factory=dict)
 
     def figures(self):
@@ -60,8 +61,8 @@ class Result:
 def measure(row, contestant):
     """Run one row on one new server process; tell of a failure, return ``None``."""
     try:
-        with process.running(contestant) as (port, pid, log):
-            report = GENERATORS[row.generator](row, contestant, port, pid)
+        with process.running(contestant) as (port, pids, log):
+            report = GENERATORS[row.generator](row, contestant, port, pids)
             process.check_said(log, contestant.says)
     except (process.ServerError, loadgen.LoadError, AssetError) as error:
         print(f"\n{contestant.label}, {row.name}: {error}", file=sys.stderr)
@@ -92,7 +93,7 @@ def add_ratios(results):
             base = last.get(one.contestant.prefix + yardstick)
             if base and one.reports[-1]:
                 figure = one.row.figure
-                ratio = one.reports[-1][figure] / base[figure]
+                ratio = one.row.compare(one.reports[-1][figure], base[figure])
                 one.ratios.setdefault(yardstick, []).append(ratio)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from .contestants import WITH_SOCKETS, Variant
 
 #: Figures whose limits are amounts of their own, not ratios to a yardstick.
-AMOUNTS = ("rss_bytes", "max_us", "growth_bytes")
+AMOUNTS = ("rss_bytes", "max_us", "growth_bytes", "seconds", "wall_us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,16 @@ class Row:
     #: figures are 1.00: a ratio to it, or an amount. ``None`` is no limit, an empty
     #: label no yardstick.
     limits: dict[str, float | None]
+    #: Whether a limit is how far the figure may be above the yardstick's; else how
+    #: often it may contain it.
+    differs: bool = False
     #: The field of the load generator's report that is compared.
     figure: str = "cpu_us"
     #: What the figures are, in the table's words.
     unit: str = "us a message"
     #: A field of the report that stands beside the figure, for orientation.
     beside: str = ""
-    #: Who runs the load: loadgen, wrk, upload or storm.
+    #: Who runs the load: loadgen, wrk, upload, storm or sends.
     generator: str = "loadgen"
     #: The labels of the servers that run, beside greenchannels.
     servers: tuple[str, ...] = WITH_SOCKETS
@@ -52,6 +55,10 @@ class Row:
     def absolute(self):
         """Say whether the limits are amounts of their own, not ratios."""
         return self.figure in AMOUNTS or "" in self.limits
+
+    def compare(self, value, base):
+        """Return how a figure is to the yardstick's in the same round."""
+        return value - base if self.differs else value / base
 
     def judge(self, limit, value):
         """Say how a figure or ratio is to a limit; a rate has to reach it."""

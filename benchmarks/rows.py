@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from . import class_rows, http_rows
+from . import class_rows, http_rows, ipc_rows
 from .contestants import YARDSTICK, Variant
 from .row import Row
 
@@ -112,7 +112,7 @@ def chosen(command, only, quick):
 
     Those over TLS belong to what they measure, and to http.
     """
-    rows = [*ROWS, *http_rows.ROWS, *class_rows.ROWS]
+    rows = [*ROWS, *http_rows.ROWS, *class_rows.ROWS, *ipc_rows.ROWS]
     commands = {
         row.name: ("all", row.command, "http" if row.tls else "") for row in rows
     }

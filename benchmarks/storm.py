@@ -10,7 +10,7 @@ from .loadgen import LoadError
 LOSSES = ("frames dropped", "frames replaced", "events dropped", "events replaced")
 
 
-def run(row, contestant, port, pid):
+def run(row, contestant, port, pids):
     """
     Put the load on a server, then compare what it counted with what was missed.
 
@@ -24,7 +24,7 @@ def run(row, contestant, port, pid):
         LoadError: If a member that reads missed something, or the counters are wrong.
 
     """
-    report = loadgen.run(row, contestant, port, pid)
+    report = loadgen.run(row, contestant, port, pids)
     options = loadgen.options_of(row, contestant)
     counts = stats(port)["slow"].get(options["path"], {})
     counted = sum(counts.get(name, 0) for name in LOSSES)

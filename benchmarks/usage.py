@@ -1,4 +1,4 @@
-"""What a server's process has used so far: CPU time and memory."""
+"""What a server's processes have used so far: CPU time and memory."""
 
 import re
 import time
@@ -8,9 +8,9 @@ from pathlib import Path
 CPU_CLOCK = 2
 
 
-def cpu_ns(pid):
-    """Return the CPU time of a process, user and system, in nanoseconds."""
-    return time.clock_gettime_ns(~pid << 3 | CPU_CLOCK)
+def cpu_ns(pids):
+    """Return the CPU time of processes, user and system, in nanoseconds."""
+    return sum(time.clock_gettime_ns(~pid << 3 | CPU_CLOCK) for pid in pids)
 
 
 def resident_bytes(pid):

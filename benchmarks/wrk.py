@@ -25,7 +25,7 @@ def missing():
     return "" if shutil.which("wrk") else "wrk is not installed (apt-get install wrk)"
 
 
-def run(row, contestant, port, pid):
+def run(row, contestant, port, pids):
     """
     Put a row's load on a server.
 
@@ -40,9 +40,9 @@ def run(row, contestant, port, pid):
     check(port, row.path, load["size"])
     if load["warmup"]:
         requests(port, row.path, load["connections"], load["warmup"])
-    before, own, at = cpu_ns(pid), own_seconds(), time.monotonic()
+    before, own, at = cpu_ns(pids), own_seconds(), time.monotonic()
     output = requests(port, row.path, load["connections"], load["seconds"])
-    server, seconds = cpu_ns(pid) - before, time.monotonic() - at
+    server, seconds = cpu_ns(pids) - before, time.monotonic() - at
     count = int(REQUESTS.search(output)[1])
     if not count:
         raise LoadError("no request within the counted window")

@@ -2,7 +2,9 @@
 A routing as a WSGI application (PEP 3333): what gunicorn and its like are given.
 
 ``greenchannels.gunicorn.Worker`` finds the routing on it and serves all of it by its
-own server. Any other WSGI server calls it: then HTTP routes work and sockets do not.
+own server. Any other WSGI server calls it. If that runs on gevent, the connections of
+WebSockets are taken over (``handover.py``); elsewhere HTTP routes work and sockets do
+not.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from urllib.parse import quote
 
 from gevent.event import Event as Signal
 
+from .handover import find_handover, serves_by_gevent
 from .options import ServerOptions, check_options
-from .routing import Router
+from .routing import Match, Router
+from .stock import Guests
 from .types import Event, Scope
 
 #: Bytes of a request's body that are read at a time.
@@ -50,6 +54,7 @@ class Application:
     def __init__(self, routing: Any, options: ServerOptions | None = None) -> None:
         self.router = routing if isinstance(routing, Router) else Router(routing)
         self.options = None if options is None else check_options(options)
+        self._guests = Guests(self.router, self.options)
         self._warned = False
 
     def __repr__(self) -> str:
@@ -58,9 +63,19 @@ class Application:
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes]:
-        """Serve a request over WSGI; blocks until its response has been sent."""
+        """
+        Serve a request over WSGI.
+
+        Blocks until its response has been sent, or its WebSocket has been closed.
+        """
+        guest = None
+        if serves_by_gevent(environ, start_response):
+            guest = self._guests.here(environ)
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-            return self._refuse_socket(start_response)
+            handover = find_handover(environ, start_response)
+            if guest is None or handover is None:
+                return self._refuse_socket(start_response)
+            return handover.serve(guest, environ)
         call = _Call(environ, start_response)
         try:
             self.router(_scope_of(environ), call.receive, call.send)
@@ -68,12 +83,18 @@ class Application:
             call.over.set()
         return []
 
+    def app_protocol(self, path: str) -> str | None:
+        """Return the subprotocol to speak at a path, for gevent-websocket."""
+        match = self.router.find("websocket", "GET", path)
+        subprotocols = match.route.subprotocols if isinstance(match, Match) else ()
+        return subprotocols[0] if subprotocols else None
+
     def _refuse_socket(self, start_response: StartResponse) -> Iterable[bytes]:
         if not self._warned:
             self._warned = True
             logger.error(
                 "a WebSocket is refused with 501: this WSGI server cannot serve it;"
-                " gunicorn can, with -k greenchannels.gunicorn.Worker"
+                " gunicorn can, with -k greenchannels.gunicorn.Worker or -k gevent"
             )
         length = str(len(NO_SOCKETS))
         headers = [("Content-Type", "text/plain"), ("Content-Length", length)]

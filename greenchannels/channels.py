@@ -5,7 +5,7 @@ from __future__ import annotations
 from .errors import ConfigurationError
 from .layers.codec import make_broadcast
 from .layers.layer import check_channel_name
-from .layers.registry import current_layer
+from .layers.registry import sending_layer
 from .types import Data, Event
 
 
@@ -36,6 +36,8 @@ class Channel:
         """
         Send str, bytes or an event; never waits for the receiver.
 
+        Outside of servers it blocks as ``Group.send`` does there.
+
         A socket that has gone is counted, not an error.
 
         Raises:
@@ -50,4 +52,4 @@ class Channel:
             raise ConfigurationError(
                 f"{self.name!r} is not the name of a socket: those have a '!'"
             )
-        current_layer().send_channel(self.name, make_broadcast(message))
+        sending_layer().send_channel(self.name, make_broadcast(message))

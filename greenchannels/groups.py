@@ -16,7 +16,7 @@ import msgspec
 from .errors import ConfigurationError
 from .layers.codec import Broadcast, Kind, make_broadcast, make_close
 from .layers.layer import Layer, Member, group_topic, user_topic
-from .layers.registry import current_layer
+from .layers.registry import current_layer, sending_layer
 from .types import Data, Event
 
 
@@ -126,7 +126,7 @@ class Group:
             LayerUnavailable: If its process cannot be reached.
 
         """
-        layer = current_layer()
+        layer = sending_layer()
         if isinstance(member, str) and layer.is_elsewhere(member):
             layer.add_channel(self._topic, member)
             return
@@ -147,7 +147,7 @@ class Group:
             LayerUnavailable: If that process cannot be reached.
 
         """
-        layer = current_layer()
+        layer = sending_layer()
         if isinstance(member, str) and layer.is_elsewhere(member):
             layer.discard_channel(self._topic, member)
             return
@@ -175,6 +175,10 @@ class Group:
         as they are; an event (a dict with "type") goes to the members'
         consumers. At most once; losses that can be known are counted.
 
+        In a process that runs no server it blocks until the kernel has the message for
+        all processes with members, usually less than a millisecond, at most a few
+        seconds.
+
         Args:
             message: str, bytes or an event.
             exclude: A socket or channel name that does not get it.
@@ -185,10 +189,10 @@ class Group:
             ValueError: For a dict without "type".
             MessageTooLarge: Above 1 MiB.
             ConfigurationError: If this process has no layer.
-            LayerUnavailable: With ``strict``.
+            LayerUnavailable: With ``strict``, and in a process that runs no server.
 
         """
-        current_layer().send(
+        sending_layer().send(
             self._topic,
             make_broadcast(message),
             exclude=member_of(exclude),
@@ -197,7 +201,7 @@ class Group:
 
     def send_json(self, obj: object, *, exclude: Any = None) -> None:
         """Send ``obj`` to every member as JSON text, encoded once."""
-        current_layer().send(
+        sending_layer().send(
             self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=member_of(exclude)
         )
 
@@ -224,19 +228,19 @@ class User:
 
     def send(self, message: Data | Event, *, exclude: Any = None) -> None:
         """Send to every socket of the user, as ``Group.send`` does."""
-        current_layer().send(
+        sending_layer().send(
             self._topic, make_broadcast(message), exclude=member_of(exclude)
         )
 
     def send_json(self, obj: object, *, exclude: Any = None) -> None:
         """Send ``obj`` to every socket of the user as JSON text."""
-        current_layer().send(
+        sending_layer().send(
             self._topic, Broadcast(Kind.TEXT, to_json(obj)), exclude=member_of(exclude)
         )
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Close every socket of the user, as after a logout."""
-        current_layer().send(self._topic, make_close(code, reason))
+        sending_layer().send(self._topic, make_close(code, reason))
 
 
 def topic_of(group: Group | str) -> str:

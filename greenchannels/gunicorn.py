@@ -15,7 +15,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -26,12 +25,12 @@ from gunicorn.workers import base
 
 from .applications import Application
 from .errors import ConfigurationError
-from .layers.ipc_folder import default_name
+from .gunicorn_settings import default_url, read_options, share_handlers
 from .layers.registry import configured_url, make_layer
 from .net.binding import adopt
 from .net.certificates import Certificates
 from .net.outlet import keep_frame_chunks
-from .options import TLS, ServerOptions
+from .options import TLS
 from .routing import Router, wsgi
 from .servers.access import AccessLog
 from .servers.server import Server
@@ -41,9 +40,6 @@ KEPT_FRAME_CHUNKS = 128
 
 #: Seconds between two signs of life, at most.
 HEARTBEAT = 1.0
-
-#: The part of --graceful-timeout that the drain may take; lifespans have the rest.
-DRAIN_PART = 0.9
 
 #: Seconds that SIGINT and SIGQUIT leave for telling sockets.
 QUICK = 0.5
@@ -90,13 +86,13 @@ class Worker(base.Worker):
             ConfigurationError: If routing or options are wrong.
 
         """
-        _share_handlers(self.log)
+        share_handlers(self.log)
         options = read_options(self.cfg, getattr(self.wsgi, "options", None))
         self.drain = options.drain
         server = Server(
             router_of(self.wsgi),
             options=options,
-            layer=make_layer(self._layer_url()),
+            layer=make_layer(configured_url() or default_url(self)),
             access_log=_access_log(self.log),
         )
         return server, read_certificates(self.cfg)
@@ -108,13 +104,6 @@ class Worker(base.Worker):
         """So many requests have been served as one worker may: end."""
         logger.info("worker %d has served its requests", self.pid)
         self.end()
-
-    def _layer_url(self) -> str:
-        url = os.environ.get("GREENCHANNELS_LAYER") or configured_url()
-        if url is None and self.cfg.workers > 1:
-            name = str(getattr(self.app, "app_uri", None) or self.cfg.proc_name)
-            url = "ipc://" + default_name(name, os.getcwd(), os.getuid())
-        return url or "memory://"
 
     # Its life.
 
@@ -212,41 +201,6 @@ def count_requests(router: Router, limit: int, done: Callable[[], object]) -> No
     router.find = counting  # type: ignore[method-assign]
 
 
-def read_options(cfg: Any, given: ServerOptions | None) -> ServerOptions:
-    """
-    Return the options that gunicorn's settings stand for.
-
-    Args:
-        cfg: The settings.
-        given: What the application was made with, for all that gunicorn has not.
-
-    """
-    options = given or ServerOptions()
-    http, timeouts = options.http, options.timeouts
-    if (line := _changed(cfg, "limit_request_line")) is not None:
-        http = replace(http, max_request_line=line or None)
-    if (count := _changed(cfg, "limit_request_fields")) is not None:
-        http = replace(http, max_headers=count)
-    if (seconds := _changed(cfg, "keepalive")) is not None:
-        timeouts = replace(timeouts, keep_alive=float(seconds))
-    return replace(
-        options,
-        http=http,
-        timeouts=timeouts,
-        max_connections=cfg.worker_connections,
-        drain=cfg.graceful_timeout * DRAIN_PART,
-        multiprocess=options.multiprocess or cfg.workers > 1,
-        proxies=options.proxies or (*cfg.forwarded_allow_ips, "unix"),
-    )
-
-
-def _changed(cfg: Any, name: str) -> Any:
-    """Return a setting that is not gunicorn's default, else ``None``."""
-    setting = cfg.settings[name]
-    value = setting.get()
-    return None if value == type(setting)().get() else value
-
-
 def read_certificates(cfg: Any) -> Certificates | None:
     """
     Return the certificates that gunicorn is told of, if there are any.
@@ -280,12 +234,3 @@ def _access_log(log: Any) -> AccessLog:
     enabled = log.access_log_enabled if hasattr(log, "access_log_enabled") else True
     stream: Any = _LogStream(log.access_log)
     return AccessLog(stream if enabled else None)
-
-
-def _share_handlers(log: Any) -> None:
-    """Have what we log go to gunicorn's error log, unless it is configured."""
-    ours = logging.getLogger("greenchannels")
-    if not ours.handlers and not logging.getLogger().handlers:
-        ours.handlers = log.error_log.handlers
-        ours.setLevel(log.error_log.level)
-        ours.propagate = False

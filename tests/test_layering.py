@@ -58,7 +58,16 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["servers"] = set(MAY_IMPORT) - {"generic", "consumer"}
-MAY_IMPORT["applications"] = {"errors", "types", "options", "routing"}
+MAY_IMPORT["gunicorn_settings"] = {"errors", "options", "layers"}
+MAY_IMPORT["handover"] = {"close_codes", "wire", "net", "hosting", "servers"}
+MAY_IMPORT["stock"] = {
+    *("errors", "options", "layers", "hosting", "routing", "servers"),
+    "gunicorn_settings",
+}
+MAY_IMPORT["applications"] = {
+    *("errors", "types", "options", "routing", "hosting"),
+    *("handover", "stock"),
+}
 MAY_IMPORT["testing"] = set(MAY_IMPORT)
 #: The package itself, which holds the public names.
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"testing"}
@@ -79,8 +88,12 @@ PUBLIC_FUNCTIONS = {
 #: What only edges read.
 PROCESS_STATE = {"os.environ", "os.environb", "os.getenv", "sys.argv"}
 
-#: It says where the processes of a user meet, also those that no edge has started.
-READS_ENVIRONMENT = {"greenchannels.layers.ipc_folder"}
+#: They say where the processes of a user meet and by which layer, also those that no
+#: edge has started: a script, a Celery task.
+READS_ENVIRONMENT = {
+    "greenchannels.layers.ipc_folder",
+    "greenchannels.layers.registry",
+}
 
 
 def modules():

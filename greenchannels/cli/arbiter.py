@@ -23,6 +23,7 @@ from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from ..net.binding import close_listening
+from ..servers.access import AccessLog
 from .run import EXIT_SECOND_SIGNAL, EXIT_START, EXIT_USAGE, say
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ logger = logging.getLogger("greenchannels.arbiter")
 
 class ArbiterLog(Logger):
     """What gunicorn logs, among our own lines: its news are details to us."""
+
+    #: What a worker writes beside it; in the arbiter, nothing.
+    own_access_log = AccessLog()
+
+    def reopen_files(self) -> None:
+        """Have all files of this process opened again: SIGUSR1."""
+        super().reopen_files()
+        self.own_access_log.reopen()
 
     def setup(self, cfg: Any) -> None:
         """Leave handlers and levels as they are."""

@@ -6,6 +6,8 @@ import click
 
 from .. import __version__
 from .run import run
+from .send import send
+from .tail import tail
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,4 +16,5 @@ def main() -> None:
     """Real-time applications in plain blocking Python."""
 
 
-main.add_command(run)
+for command in (run, send, tail):
+    main.add_command(command)

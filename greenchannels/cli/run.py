@@ -73,7 +73,8 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     default="-",
     show_default=True,
     metavar="FILE",
-    help='A line a connection: a file, "-" for the standard output, or "off".',
+    help='A line a connection: a file, opened again at SIGUSR1, "-" for the standard'
+    ' output, or "off".',
 )
 @click.option(
     "--proxy",
@@ -143,6 +144,8 @@ def run(app: str, **values: Any) -> None:
     several = wants_arbiter(values)
     if not several:
         patch()
+    # It means something later; until then it must not end the process.
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
     _set_up_logging(values["log_level"], values["debug"], several)
     try:
         binds = choose(values, read_activation(os.environ))
@@ -164,6 +167,7 @@ def run(app: str, **values: Any) -> None:
     if several:
         from .workers import serve_by_workers
 
+        access_log.close()  # each worker opens its own
         sys.exit(serve_by_workers(app, values, socks, certificates is not None))
     with pid_file(values["pid_file"], socks):
         sys.exit(serve(server, socks, certificates))
@@ -208,7 +212,9 @@ def serve(
     signals = [signal.SIGTERM, signal.SIGINT]
     if certificates is None and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signals.append(signal.SIGHUP)  # the terminal has gone
-    handlers = [gevent.signal_handler(number, _on_signal, stop) for number in signals]
+    handle = gevent.signal_handler
+    handlers: list[Any] = [handle(number, _on_signal, stop) for number in signals]
+    handlers.append(handle(signal.SIGUSR1, server.access_log.reopen))
     if certificates is not None:
         handlers.append(reload_on_hangup(certificates))
     keep_frame_chunks(KEPT_FRAME_CHUNKS)
@@ -294,7 +300,7 @@ def open_access_log(where: str) -> AccessLog:
             sys.stdout.reconfigure(line_buffering=True)  # a pipe would get blocks
         return AccessLog(sys.stdout)
     try:
-        return AccessLog(open(where, "a", buffering=1, encoding="utf-8"))
+        return AccessLog.in_file(where)
     except OSError as error:
         raise ConfigurationError(
             f"cannot write the access log {where}: {error.strerror}"

@@ -101,6 +101,7 @@ class RunWorker(Worker):
 
     quick_signals = (signal.SIGQUIT,)
     app: Service
+    log: ArbiterLog
     pid: int  # type: ignore[assignment]
 
     def __init__(self, *args: Any) -> None:
@@ -155,11 +156,12 @@ class RunWorker(Worker):
         values = self.app.values
         options = server_options(values)
         self.drain = options.drain
+        self.log.own_access_log = open_access_log(values["access_log"])
         server = Server(
             self.wsgi,
             options=options,
             layer=make_layer(layer_url(values, self.app.spec, several=True)),
-            access_log=open_access_log(values["access_log"]),
+            access_log=self.log.own_access_log,
         )
         return server, read_certificates(values)
 

@@ -50,26 +50,45 @@ class Exchange:
         self._bus = bus
         self._counters = counters
         self._on_gap = on_gap
-        acknowledging = isinstance(bus, Acknowledging)
-        self.accounts = Accounts(self._missed, acknowledged=acknowledging)
-        if isinstance(bus, Acknowledging):
-            bus.ledger = self.accounts
+        self._acknowledging = bus if isinstance(bus, Acknowledging) else None
+        acknowledged = self._acknowledging is not None
+        self.accounts = Accounts(self._missed, acknowledged=acknowledged)
+        if self._acknowledging is not None:
+            self._acknowledging.ledger = self.accounts
         self.calls = RemoteCalls(self._reach, perform)
         self._log = LossLog()
         self._alarm: Alarm | None = None
         self._reactor: Reactor | None = None
         self._origin = ""
+        self._timeout = 0.0
+        #: Whether answers to calls arrive.
+        self._listens = False
 
-    def start(self, reactor: Reactor, origin: str, timeout: float) -> None:
+    def start(
+        self, reactor: Reactor, origin: str, timeout: float, *, listens: bool = True
+    ) -> None:
         """
-        Listen to the others, and begin to tell numbers.
+        Begin to tell numbers, and to listen to the others.
 
         Blocks until the others know, at most ``timeout`` seconds.
+
+        Args:
+            listens: Whether to; else only once there is a ``call``.
+
         """
         self._reactor, self._origin = reactor, origin
+        self._timeout, self._listens = timeout, listens
         self.calls.start(origin)
-        self._bus.subscribe([process_topic(origin), PROBE], timeout)
+        if listens:
+            self._bus.subscribe([process_topic(origin), PROBE], timeout)
         self._rearm()
+
+    def call(self, operation: str, topic: str, channel: str) -> None:
+        """Have another process do something; see ``RemoteCalls.call``. Blocks."""
+        if not self._listens:
+            self._bus.subscribe([process_topic(self._origin)], self._timeout)
+            self._listens = True
+        self.calls.call(operation, topic, channel)
 
     def close(self) -> None:
         """Stop, and forget what was heard."""
@@ -104,6 +123,16 @@ class Exchange:
         """Tell the others the last numbers."""
         for probe in self.accounts.probes():
             self._bus.publish(PROBE, probe)
+
+    def not_wanted(self, topic: str) -> None:
+        """
+        Note that a message was not published, since nobody is known to want it.
+
+        A process whose topics are not known yet may want it: it will know from the
+        numbers that it has missed it.
+        """
+        if self._acknowledging is not None and self._acknowledging.unsure:
+            self.accounts.published.number(topic)
 
     def forget(self, topics: Iterable[str]) -> None:
         """This process has no member of them any more."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
+import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event as Signal
+from gevent.monkey import get_original
 
 from ..errors import LayerUnavailable
-from ..net.reactor import Reactor
+from ..net.reactor import ONE_TURN, Reactor
 from .ipc_folder import Folder, folder_of, forget_own
 from .ipc_frames import (
     MAX_TOPICS,
@@ -38,8 +41,16 @@ START_TIMEOUT = 2.0
 #: Seconds after which a process that does not acknowledge is not waited for.
 SILENCE = 0.5
 
+#: Seconds after which others may want something else.
+OUTDATED = 0.01
+
+#: Seconds in which it shows whether a process has ended whose link has.
+PARTING = 0.5
+
 #: Seconds in which ``close`` sends what waits.
 CLOSE_TIMEOUT = 1.0
+
+_get_ident = get_original("_thread", "get_ident")
 
 logger = logging.getLogger("greenchannels.layer")
 
@@ -55,10 +66,14 @@ class Account:
         acknowledged: The last number that it has acknowledged.
         silent: Whether it is not waited for.
         late: Topics whose subscription did not wait for it.
+        parted: When the last link to it ended.
 
     """
 
-    __slots__ = ("acknowledged", "asked", "late", "silent", "told", "wants")
+    __slots__ = (
+        *("acknowledged", "asked", "late", "parted"),
+        *("silent", "told", "wants"),
+    )
 
     def __init__(self) -> None:
         self.wants: set[str] = set()
@@ -67,6 +82,7 @@ class Account:
         self.acknowledged = 0
         self.silent = False
         self.late: set[str] = set()
+        self.parted = 0.0
 
 
 class IpcBus:
@@ -87,13 +103,20 @@ class IpcBus:
         self._path = folder_of(name)
         self._mesh: Mesh | None = None
         self._reactor: Reactor | None = None
+        self._thread = 0
+        self._caught_up = 0.0
         #: The topics that this process wants, and when it began to.
         self._topics: dict[str, int] = {}
+        #: The number of the last request for topics, and those of the one that is
+        #: made in this turn: many join at once, and what is told costs by the frame.
         self._number = 0
+        self._asking: list[str] = []
         #: Who wants a topic.
         self._wanted: dict[str, dict[Peer, None]] = {}
-        #: Subscriptions that are waited for, oldest first.
-        self._waiters: deque[tuple[int, Signal]] = deque()
+        #: Who has not told all its topics yet.
+        self._unsettled: set[Peer] = set()
+        #: Requests for topics that are waited for, oldest first.
+        self._waiters: dict[int, Signal] = {}
         #: Describes what was published, and learns what others published.
         self.ledger: Ledger | None = None
         #: What happened, by name.
@@ -112,6 +135,7 @@ class IpcBus:
         """
         self._deliver = deliver
         self._on_state = on_state
+        self._thread = _get_ident()
         reactor = Reactor()
         try:
             self._mesh = Mesh(self, reactor, Folder(self._path))
@@ -133,14 +157,17 @@ class IpcBus:
         One that is silent for 0.5 s is not waited for, now and until it speaks: its
         late acknowledgement is a gap. Does not block in the hub.
         """
-        if self._mesh is None:
+        if self._mesh is None or self._reactor is None:
             return False
         names = tuple(topics)
-        self._number = number = self._number + 1
+        if not self._asking:
+            self._number += 1
+            self._reactor.loop.run_callback(self._ask_all)
+        number = self._number
         self._topics.update(dict.fromkeys(names, number))
-        for peer in self._mesh.peers.values():
-            if peer.link is not None:
-                self._ask(peer, peer.link, number, names)
+        self._asking += names
+        if len(self._asking) >= MAX_TOPICS:
+            self._ask_all()
         if not self._confirmed(number) and getcurrent() is not get_hub():
             self._wait_for(number, min(timeout, SILENCE))
         late = [a for a in self._accounts() if a.acknowledged < number]
@@ -155,6 +182,7 @@ class IpcBus:
         """Want ``topics`` no more."""
         if self._mesh is None:
             return
+        self._ask_all()
         names = [t for t in topics if self._topics.pop(t, None) is not None]
         frame = encode_frame(Kind.UNWANT, names)
         for peer in self._mesh.peers.values():
@@ -164,6 +192,11 @@ class IpcBus:
     def wants(self, topic: str) -> bool:
         """Whether another process wants ``topic``, and is not known to have ended."""
         return topic in self._wanted
+
+    @property
+    def unsure(self) -> bool:
+        """Whether there are processes whose topics are not all known yet."""
+        return bool(self._unsettled)
 
     def publish(self, topic: str, data: bytes) -> bool:
         """Queue ``data`` for all who want it; False if one of them cannot get it."""
@@ -178,6 +211,59 @@ class IpcBus:
                 self.counters["messages not sent to stopped processes"] += 1
                 reached = False
         return reached
+
+    def flush(self, topic: str, timeout: float) -> bool:
+        """
+        Block until the kernel has what is queued for all who want ``topic``.
+
+        One that took nothing for ``timeout`` seconds is not waited for again before it
+        does. Those that have ended miss nothing.
+
+        Returns:
+            False if it has not all of it.
+
+        """
+        end = time.monotonic() + timeout
+        peers = tuple(self._wanted.get(topic, ()))
+        for peer in peers:
+            if peer.link is not None:
+                peer.link.write_now()
+        taken = True
+        for peer in peers:
+            link = peer.link
+            if link is None or not link.flush(end - time.monotonic()):
+                taken = self._has_ended(peer) and taken
+        return taken
+
+    def catch_up(self, topic: str) -> None:
+        """
+        Learn who wants ``topic`` by now.
+
+        For programs that let their hub run only at times. Blocks for one turn, or
+        longer if the hub had none for a second, or if the link to one of them has just
+        ended and it may have, too.
+        """
+        if self._mesh is not None:
+            self._mesh.catch_up(START_TIMEOUT)
+            if time.monotonic() - self._caught_up > OUTDATED:
+                gevent.sleep(ONE_TURN)
+                self._caught_up = time.monotonic()
+            for peer in tuple(self._wanted.get(topic, ())):
+                parted = time.monotonic() - peer.user.parted
+                if peer.link is None and parted < PARTING:
+                    self._has_ended(peer)
+
+    def _has_ended(self, peer: Peer) -> bool:
+        """Say whether a process has; if its link has, wait for what is behind it."""
+        mesh = self._mesh
+        if mesh is None:
+            return False
+        if peer.link is None:
+            mesh.wait(
+                lambda: mesh.peers.get(peer.name) is not peer or bool(peer.link),
+                PARTING,
+            )
+        return mesh.peers.get(peer.name) is not peer
 
     def close(self) -> None:
         """Send what waits, at most for a second, and leave the others."""
@@ -196,21 +282,39 @@ class IpcBus:
     def _stop(self, reactor: Reactor) -> None:
         self._mesh = self._reactor = None
         _started.discard(self)
-        for _, signal in self._waiters:
+        for signal in self._waiters.values():
             signal.set()
         self._waiters.clear()
+        self._asking = []
         self._wanted.clear()
+        self._unsettled.clear()
         self._topics.clear()
         reactor.close()
 
     def abandon(self) -> None:
         """This is a forked child: the links and the name are its parent's."""
         mesh, reactor = self._mesh, self._reactor
-        if mesh is not None and reactor is not None:
+        if mesh is None or reactor is None:
+            return
+        if self._thread == _get_ident():
             mesh.abandon()
             self._stop(reactor)
+        else:
+            _of_parent.append(self._reactor)
+            mesh.forsake()
+            self._mesh = self._reactor = None
+            _started.discard(self)
 
     # Wanting.
+
+    def _ask_all(self) -> None:
+        """Tell all others what was subscribed to in this turn. Never blocks."""
+        names, self._asking = self._asking, []
+        if not names or self._mesh is None:
+            return
+        for peer in self._mesh.peers.values():
+            if peer.link is not None:
+                self._ask(peer, peer.link, self._number, names)
 
     def _ask(self, peer: Peer, link: Link, number: int, names: Sequence[str]) -> None:
         """Tell a process what this one wants; it will acknowledge by the number."""
@@ -230,25 +334,26 @@ class IpcBus:
         return all(a.acknowledged >= number or a.silent for a in accounts)
 
     def _wait_for(self, number: int, timeout: float) -> None:
-        signal = Signal()
-        waiter = (number, signal)
-        self._waiters.append(waiter)
-        try:
-            signal.wait(timeout)
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        signal = self._waiters.get(number)
+        if signal is None:
+            signal = self._waiters[number] = Signal()
+        signal.wait(timeout)
 
     def _wake(self) -> None:
         """Wake those whose subscription is confirmed by now."""
-        while self._waiters and self._confirmed(self._waiters[0][0]):
-            self._waiters.popleft()[1].set()
+        for number in tuple(self._waiters):
+            if not self._confirmed(number):
+                break
+            self._waiters.pop(number).set()
 
     # MeshOwner. In the hub.
 
     def peer_found(self, peer: Peer) -> None:
         """Open an account."""
         peer.user = Account()
+        self._unsettled.add(peer)
+        if self.ledger is not None:
+            self.ledger.expect(peer.name, self._topics)
 
     def peer_linked(self, peer: Peer) -> None:
         """Tell what this process wants."""
@@ -257,6 +362,9 @@ class IpcBus:
         assert link is not None
         account.told = set()
         account.asked.clear()
+        if self._mesh is not None:
+            self._mesh.changed()
+        self._ask_all()
         names = list(self._topics)
         for start in range(0, len(names), MAX_TOPICS):
             self._number += 1
@@ -269,12 +377,14 @@ class IpcBus:
         """What waited for it has been lost; the topics it wants are kept."""
         account: Account = peer.user
         account.asked.clear()
+        account.parted = time.monotonic()
         if link.unsent:
             self.counters["messages not sent to stopped processes"] += link.unsent
 
     def peer_gone(self, peer: Peer) -> None:
         """Close the account."""
         account: Account = peer.user
+        self._unsettled.discard(peer)
         self._unwant(peer, tuple(account.wants))
         if self.ledger is not None:
             self.ledger.forget(peer.name)
@@ -326,6 +436,7 @@ class IpcBus:
         if told is not None:
             self._unwant(peer, tuple(account.wants - told))
         peer.settled = True
+        self._unsettled.discard(peer)
         self._mesh.changed()
 
     def _take_ack(self, peer: Peer, number: int, note: bytes) -> None:
@@ -357,6 +468,9 @@ class IpcBus:
 
 #: Those that a fork must take from the child.
 _started: weakref.WeakSet[IpcBus] = weakref.WeakSet()
+
+#: What a child never lets go of: a loop of a thread that it does not have.
+_of_parent: list[object] = []
 
 
 def _after_fork() -> None:

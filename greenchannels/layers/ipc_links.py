@@ -19,6 +19,8 @@ from _socket import socket as RawSocket
 from collections import deque
 from typing import Protocol
 
+from gevent import Timeout, getcurrent
+
 from ..net.clock import Alarm
 from ..net.reactor import SLICE_TIME, Reactor
 from ..net.transport import Transport
@@ -84,7 +86,8 @@ class LinkTransport(Transport):
 
     def fail(self, error: Exception | None) -> None:
         """Wait for the end if the other end takes nothing more; else end it."""
-        if isinstance(error, BrokenPipeError) and not self.ended and not self.closed:
+        gone = isinstance(error, BrokenPipeError | ConnectionResetError)
+        if gone and not self.ended and not self.closed:
             self.ended = True
             self.reactor.clock.call_later(END_TIMEOUT, self._give_up)
         else:
@@ -93,6 +96,16 @@ class LinkTransport(Transport):
     def _give_up(self) -> None:
         """The end did not come."""
         super().fail(None)
+
+    def forsake(self) -> None:
+        """Close the descriptor, unless that has begun; do nothing to the loop."""
+        if self.closed:
+            return
+        fd, self.fd, self.closed = self.fd, -1, True
+        if self._sock is not None:
+            self._sock.close()
+        else:
+            os.close(fd)
 
 
 class Link:
@@ -128,6 +141,8 @@ class Link:
         self.dialed = bool(name)
         self.stage = Stage.GREETING
         self.unsent = 0
+        #: Whether it took nothing for as long as somebody waited for that.
+        self._stalled = False
         self._frames = FrameReader()
         #: Frames that wait for their turn; meanwhile nothing is read.
         self._unhandled: deque[tuple[int, bytes]] = deque()
@@ -199,6 +214,44 @@ class Link:
         self._unhandled.clear()
         self._transport.cut(ConnectionAbortedError("the process was forked"))
 
+    def forsake(self) -> None:
+        """As ``abandon``, when the hub was another thread's."""
+        self.stage = Stage.ENDED
+        self._transport.forsake()
+
+    def write_now(self) -> None:
+        """Give the kernel what it takes; never blocks."""
+        self._transport.write_now()
+
+    def flush(self, timeout: float) -> bool:
+        """
+        Block until the kernel has all that is queued now; not in the hub.
+
+        One that took nothing for so long is not waited for again before it does.
+
+        Args:
+            timeout: Seconds after which it is not waited for.
+
+        Returns:
+            False if the kernel has not all of it.
+
+        """
+        transport = self._transport
+        transport.write_now()
+        waits = timeout > 0 and getcurrent() is not self._reactor.hub
+        if not transport.queue or self._stalled or not waits:
+            return not transport.queue and not transport.ended
+        late = Timeout.start_new(timeout)
+        try:
+            transport.flush()
+        except Timeout as error:
+            if error is not late:
+                raise
+            self._stalled = True
+        finally:
+            late.close()
+        return not self._stalled and not transport.ended
+
     @property
     def waiting(self) -> int:
         """The bytes that still have to be sent."""
@@ -266,7 +319,8 @@ class Link:
         self._transport.fail(None)
 
     def write_progress(self) -> None:
-        """Do nothing."""
+        """The other end takes something again."""
+        self._stalled = False
 
     def callback_failed(self, error: Exception) -> None:
         """Bytes that are no frames, or an error of ours: the link ends."""

@@ -31,6 +31,9 @@ RESCAN = 1.0
 #: had one lives without.
 LOOK_SOON = 0.1
 
+#: Seconds after which a look is so late that the hub must have had no turn.
+OVERDUE = 0.2
+
 #: Seconds in which an earlier link must end when its other end has made a new one.
 REPLACE_TIMEOUT = 0.5
 
@@ -150,6 +153,20 @@ class Mesh:
             self._changed.wait(left)
         return True
 
+    def catch_up(self, timeout: float) -> None:
+        """
+        Look now if the hub had no turn when it was time to; blocks as ``start`` does.
+
+        Args:
+            timeout: Seconds after which those who do not tell their topics are not
+                waited for.
+
+        """
+        if self._look is not None and time.monotonic() - self._look_at > OVERDUE:
+            self._stop_looking()
+            self._scan()
+            self.wait(lambda: all(p.settled for p in self.peers.values()), timeout)
+
     def changed(self) -> None:
         """Something has changed that somebody may wait for. Never blocks."""
         self._changed.set()
@@ -183,6 +200,20 @@ class Mesh:
         if self._listener is not None and self._sock is not None:
             self._sock.inode = None  # the file stays
             self._listener.close()
+        self._claim.abandon()
+
+    def forsake(self) -> None:
+        """
+        This is a forked child: let go of what is its parent's, by closing only.
+
+        For one whose hub was of another thread: what that was about to do to its loop
+        may be half done for ever.
+        """
+        self._closed = True
+        for link in tuple(self._links):
+            link.forsake()
+        if self._sock is not None:
+            self._sock.close()
         self._claim.abandon()
 
     # Looking.
@@ -236,6 +267,8 @@ class Mesh:
         except OSError as error:
             level = DEBUG if isinstance(error, BlockingIOError) else WARNING
             logger.log(level, "ipc: %s cannot be reached: %s", name, error)
+            if not isinstance(error, PermissionError):
+                self._peer(name)  # it may live, and what it publishes be missed
             return
         link = Link(self, self._reactor, fd, self.name, name)
         self._links.add(link)

@@ -35,7 +35,7 @@ from ..errors import (
 from ..net.reactor import Reactor
 from .codec import Broadcast, decode_message, encode_message, make_broadcast
 from .exchange import Exchange, process_topic
-from .ports import Bus, BusState
+from .ports import Bus, BusState, Linked
 
 #: Members served in one go.
 SLICE = 1024
@@ -159,11 +159,14 @@ class Layer:
 
     # Life.
 
-    def start(self, reactor: Reactor) -> None:
+    def start(self, reactor: Reactor, *, listens: bool = True) -> None:
         """
         Join the bus; ``reactor`` is the hub that members live on.
 
         Blocks until the others know, at most a few seconds.
+
+        Args:
+            listens: Whether there will be members; a layer without only sends.
 
         Raises:
             ConfigurationError: If the bus cannot be as it was configured.
@@ -174,7 +177,7 @@ class Layer:
         self.origin = self._bus.start(self._deliver, self._on_state)
         self._reactor = reactor
         _started.add(self)
-        self._exchange.start(reactor, self.origin, SUBSCRIBE_TIMEOUT)
+        self._exchange.start(reactor, self.origin, SUBSCRIBE_TIMEOUT, listens=listens)
 
     def close(self) -> None:
         """
@@ -250,6 +253,29 @@ class Layer:
     def probe(self) -> None:
         """Tell the others the numbers of what was sent, as is done each 5 seconds."""
         self._exchange.probe()
+
+    def is_wanted(self, topic: str) -> bool:
+        """Say whether another process has members of ``topic``, as far as is known."""
+        return self._bus.wants(topic)
+
+    def flush(self, topic: str, timeout: float) -> bool:
+        """
+        Block until the system has what was sent to ``topic`` in other processes.
+
+        Args:
+            timeout: Seconds after which the rest is not waited for.
+
+        Returns:
+            False if it has not all of it; then that may be lost.
+
+        """
+        bus = self._bus
+        return not isinstance(bus, Linked) or bus.flush(topic, timeout)
+
+    def catch_up(self, topic: str) -> None:
+        """Learn who wants ``topic`` by now; blocks if the hub was kept from it."""
+        if isinstance(self._bus, Linked):
+            self._bus.catch_up(topic)
 
     # Membership.
 
@@ -348,7 +374,7 @@ class Layer:
 
     def _call(self, operation: str, topic: str, name: str) -> None:
         if self.is_elsewhere(name):
-            self._exchange.calls.call(operation, topic, name)
+            self._exchange.call(operation, topic, name)
         else:
             self._perform(operation, topic, name)
 
@@ -460,6 +486,8 @@ class Layer:
                 name = getattr(exclude, "channel_name", "")
             if not self._publish(topic, broadcast, name) and strict:
                 raise LayerUnavailable("the other processes cannot be reached")
+        else:
+            self._exchange.not_wanted(topic)
 
     def _send_local(self, name: str, broadcast: Broadcast) -> None:
         member = self._channels.get(name)
@@ -599,7 +627,11 @@ def _after_fork() -> None:
     for layer in tuple(_started):
         _of_parent.append((layer._topics, layer._channels))
         layer._topics, layer._channels = {}, {}
-        layer.abandon()
+        if layer._thread == _get_ident():
+            layer.abandon()
+        else:
+            _of_parent.append(layer._reactor)
+            layer._reactor, layer.origin = None, ""  # no thread is there to end it
 
 
 os.register_at_fork(after_in_child=_after_fork)

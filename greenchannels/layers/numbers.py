@@ -133,6 +133,11 @@ class Heard:
             return 0
         return self.check(topic, origin, epoch, number)
 
+    def expect(self, origin: str, topics: Iterable[str]) -> None:
+        """All that a new process publishes of ``topics`` counts, from its first on."""
+        for topic in topics:
+            self._keep(topic, origin, *NOTHING)
+
     def check(self, topic: str, origin: str, epoch: int, number: int) -> int:
         """Note the last number if there is a base line; return how many were missed."""
         origins = self._topics.get(topic)
@@ -239,6 +244,10 @@ class Accounts:
                 missed = self.heard.learn(topic, origin, *last)
                 if missed:
                     self._on_missed(topic, missed)
+
+    def expect(self, origin: str, topics: Iterable[str]) -> None:
+        """It is younger than the wish for ``topics``."""
+        self.heard.expect(origin, topics)
 
     def forget(self, origin: str) -> None:
         """It has ended."""

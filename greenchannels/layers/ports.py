@@ -56,6 +56,17 @@ class Bus(Protocol):
         """Leave the others."""
 
 
+@runtime_checkable
+class Linked(Protocol):
+    """What a bus is, too, if it has a link to each process that wants a topic."""
+
+    def catch_up(self, topic: str) -> None:
+        """Learn who wants ``topic`` by now, after a pause; may block for seconds."""
+
+    def flush(self, topic: str, timeout: float) -> bool:
+        """Block until the system has it all; False if not within ``timeout`` s."""
+
+
 class Ledger(Protocol):
     """What acknowledgements say of the messages before them; never blocks."""
 
@@ -76,6 +87,9 @@ class Ledger(Protocol):
 
         """
 
+    def expect(self, origin: str, topics: Iterable[str]) -> None:
+        """A process has been heard of that is younger than the wish for ``topics``."""
+
     def forget(self, origin: str) -> None:
         """The process has ended."""
 
@@ -87,7 +101,12 @@ class Acknowledging(Protocol):
 
     Attributes:
         ledger: Set before the start; writes and reads the acknowledgements' notes.
+        unsure: Whether there are processes whose topics are not all known yet.
 
     """
 
     ledger: Ledger | None
+
+    @property
+    def unsure(self) -> bool:
+        """See above."""

@@ -1,8 +1,12 @@
 """
-Which layer a send uses: the consumer's own, else the only started one.
+Which layer a send uses: the consumer's own, else the only started one, else outside
+of servers the one that is configured.
 
 A send in a process that runs no server never goes into an empty memory: it
 raises ``ConfigurationError``.
+
+This module reads the environment, which is otherwise left to edges: a program that no
+command of ours has started has no edge that could.
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ from ..net.reactor import Reactor
 from .ipc import IpcBus
 from .layer import Layer
 from .memory import MemoryBus
+from .outside import Outside, close_outposts
+
+#: The environment variable that names a layer; it counts more than ``configure``.
+VARIABLE = "GREENCHANNELS_LAYER"
 
 #: The layer of the consumer that this greenlet runs for.
 CURRENT: ContextVar[Layer | None] = ContextVar("greenchannels_layer", default=None)
@@ -26,7 +34,11 @@ _configured: str | None = None
 
 def configure(*, layer: str | None) -> None:
     """
-    Set the layer of this process by URL, for servers started after this.
+    Set the layer of this process by URL: for servers started after this, and for
+    sends where none runs.
+
+    ``GREENCHANNELS_LAYER`` in the environment counts more. Sends through another
+    URL before this are over; blocks a few seconds at most while they are finished.
 
     Args:
         layer: ``"memory://"``, ``"ipc://NAME"``, or ``None`` to forget what was
@@ -39,12 +51,14 @@ def configure(*, layer: str | None) -> None:
     global _configured
     if layer is not None:
         make_layer(layer)
+    if layer != _configured:
+        close_outposts()
     _configured = layer
 
 
 def configured_url() -> str | None:
-    """Return what ``configure`` was told."""
-    return _configured
+    """Return what the environment names, or else what ``configure`` was told."""
+    return os.environ.get(VARIABLE) or _configured
 
 
 def make_layer(url: str) -> Layer:
@@ -80,12 +94,49 @@ def stop_layer(layer: Layer) -> None:
 
 def current_layer() -> Layer:
     """
-    Return the layer that a send uses here.
+    Return the layer of the server that this code belongs to.
 
     Raises:
         ConfigurationError: If there is none, or more than one to choose from.
 
     """
+    layer = _started_layer()
+    if layer is None:
+        raise ConfigurationError("no server runs in this process: it has no sockets")
+    return layer
+
+
+def sending_layer() -> Layer | Outside:
+    """
+    Return what a send uses here. Never blocks; a layer outside starts at its first use.
+
+    Raises:
+        ConfigurationError: If there is none, or more than one to choose from.
+
+    """
+    return _started_layer() or Outside(_outside_url(), make_layer)
+
+
+def _outside_url() -> str:
+    """Return the URL for sends where no server runs."""
+    url = configured_url()
+    how = (
+        "say which layer servers have, by greenchannels.configure(layer='ipc://NAME')"
+        f" or {VARIABLE}=ipc://NAME in the environment"
+    )
+    if not url:
+        raise ConfigurationError(
+            f"no server runs in this process and no layer is configured: {how}"
+        )
+    if url == "memory://":
+        raise ConfigurationError(
+            "no server runs in this process, and memory:// reaches none from here:"
+            f" {how}"
+        )
+    return url
+
+
+def _started_layer() -> Layer | None:
     layer = CURRENT.get()
     if layer is not None and layer.started:
         return layer
@@ -96,10 +147,7 @@ def current_layer() -> Layer:
             "several servers run in this process, and this code runs in none of"
             " their consumers: which layer is meant cannot be known"
         )
-    raise ConfigurationError(
-        "no server runs in this process and no layer reaches one from here:"
-        " configure a layer that does (memory:// lives inside a server)"
-    )
+    return None
 
 
 #: A child that was forked serves nobody: its layers were its parent's.
@@ -111,11 +159,12 @@ def stats() -> dict[str, Any]:
     Return what happened to messages so far in this process, and present sizes.
 
     Counts by name; under ``"slow"`` and ``"rates"`` what happened by route (see
-    ``docs/slow-consumers.md`` and ``docs/rate-limits.md``). Never blocks.
+    ``docs/slow-consumers.md`` and ``docs/rate-limits.md``). Never blocks in a server;
+    elsewhere, where it counts what was sent, only for the thread that sends.
 
     Raises:
-        ConfigurationError: If no server runs in this process, or several do and this
-            code runs in none of their consumers.
+        ConfigurationError: If no server runs in this process and no layer is
+            configured, or several do and this code runs in none of their consumers.
 
     """
-    return current_layer().stats()
+    return sending_layer().stats()

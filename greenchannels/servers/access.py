@@ -8,8 +8,10 @@ WSREJECT has the status that refused.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..text import printable
@@ -44,12 +46,57 @@ class AccessLog:
 
     """
 
+    #: What ``reopen`` gets its stream from; ``None`` if there is no file.
+    _open: Callable[[], TextIO] | None = None
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         #: Whether anything is written.
         self.enabled = stream is not None
         self._second = 0
         self._time = ""
+
+    @classmethod
+    def in_file(cls, path: str) -> AccessLog:
+        """
+        Return a log that adds to a file, made if it is not there.
+
+        Raises:
+            OSError: If it cannot be written.
+
+        """
+
+        def opened() -> TextIO:
+            return open(path, "a", buffering=1, encoding="utf-8")
+
+        log = cls(opened())
+        log._open = opened
+        return log
+
+    def reopen(self) -> None:
+        """
+        Write to what bears the file's name now: the one so far may have been renamed.
+
+        Never raises: if that file cannot be opened the one so far is kept. Without a
+        file nothing happens. A log that had ended begins again.
+
+        """
+        if self._open is None:
+            return
+        try:
+            stream = self._open()
+        except OSError as error:
+            logger.error("the access log stays in the file it has: %s", error)
+            return
+        self.close()
+        self._stream, self.enabled = stream, True
+
+    def close(self) -> None:
+        """Write nothing more, and close the file if it is one of our own."""
+        stream, self._stream, self.enabled = self._stream, None, False
+        if self._open is not None and stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
 
     def request(
         self, client: Any, request: Request, status: int, size: int, seconds: float
@@ -93,7 +140,7 @@ class AccessLog:
             self._stream.write(f"{text} {seconds:.3f}\n")
         except (OSError, ValueError) as error:
             # A full disk or a closed pipe; the service is worth more than its log.
-            self._stream, self.enabled = None, False
+            self.close()
             logger.error("the access log ends here: %s", error)
 
     def _now(self) -> str:

@@ -164,10 +164,14 @@ class Server:
         return serve
 
     def connect(
-        self, sock: Any, address: Any, scope: dict[str, Any] | None = None
+        self,
+        sock: Any,
+        address: Any,
+        scope: dict[str, Any] | None = None,
+        received: bytes = b"",
     ) -> Transport:
         """
-        Serve a connected, non-blocking raw socket; never blocks.
+        Serve a connected, non-blocking socket; never blocks.
 
         It sends no PROXY header, whatever the options say.
 
@@ -175,9 +179,14 @@ class Server:
             sock: The socket; owned by the server from now on.
             address: The peer's address.
             scope: What to put into the scopes of its WebSockets, such as a user.
+            received: What has been read of it already.
 
         """
-        return self._serve(sock.detach(), address, scope)
+        transport = self._serve(sock.detach(), address, scope)
+        if received:
+            connection = self.connections[transport]
+            self.reactor.loop.run_callback(_feed, connection, bytearray(received))
+        return transport
 
     def _serve(
         self, fd: int, address: Any, scope: dict[str, Any] | None = None
@@ -333,3 +342,11 @@ class Server:
         self.sockets.discard(socket)
         if self.access_log.enabled:
             socket.log_end(self.access_log)
+
+
+def _feed(connection: HTTPConnection | ServerSocket, data: bytearray) -> None:
+    """Give a connection what was received before it was ours. Hub only."""
+    try:
+        connection.data_received(data, len(data))
+    except Exception as error:
+        connection.callback_failed(error)

@@ -138,15 +138,11 @@ class Family:
         return [name for name in self.files() if "." not in name]
 
     def linked(self):
-        """Wait until each of the living has a link to each other, and to no more."""
-        others = len(self.living) - 1
-
-        def settled(process):
-            bus = process("stats")["bus"]
-            return (bus["processes"], bus["processes linked"]) == (others, others)
-
+        """Wait until each of the living knows what each other wants, and no more."""
+        names = {each.origin for each in self.living}
         for each in self.living:
-            until(lambda each=each: settled(each))
+            expected = [sorted(names - {each.origin})] * 2
+            until(lambda e=each, x=expected: e("others") == x)
 
     @property
     def living(self):
@@ -175,9 +171,9 @@ def family(nursery):
         family.end()
 
 
-def until(condition, timeout=PATIENCE):
-    """Wait for a condition of other processes."""
+def until(condition, timeout=PATIENCE, note=str):
+    """Wait for a condition of other processes; ``note()`` says what it is like."""
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "it did not come true"
+        assert time.monotonic() < end, f"it did not come true: {note()}"
         time.sleep(0.01)

@@ -7,6 +7,7 @@ JSON list a line, ``[command, argument, ...]``, and answers each with one line o
 It is not patched, and its main greenlet is in the hub all the time.
 """
 
+import gc
 import json
 import os
 import signal
@@ -128,6 +129,19 @@ class Program:
     def stats(self):
         """Return what the layer counts."""
         return self.layer.stats()
+
+    def others(self):
+        """Return who is known, and who is linked and has told all that it wants."""
+        peers = self.layer._bus._mesh.peers
+        linked = [name for name, peer in peers.items() if peer.link and peer.settled]
+        return [sorted(peers), sorted(linked)]
+
+    def holds(self):
+        """Return how many greenlets there are, and descriptors that are no links."""
+        found = (g for g in gc.get_objects() if issubclass(type(g), gevent.Greenlet))
+        links = self.layer.stats()["bus"]["processes linked"]
+        open_now = len(os.listdir("/proc/self/fd"))
+        return [sum(not g.dead for g in found), open_now - links]
 
     def events(self, name="member"):
         """Return the events about the layer that a member got."""

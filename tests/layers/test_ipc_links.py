@@ -230,6 +230,20 @@ def test_who_is_found_is_dialed(bus, play):
     assert not bus.wants("c")
 
 
+def test_who_cannot_be_dialed_now_is_known(bus, play, monkeypatch):
+    """It lives: what it publishes meanwhile is not taken for something of before."""
+
+    def busy(path):
+        raise BlockingIOError("too many wait there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ipc_mesh, "dial", busy)
+        peer = play().listen()
+        until(lambda: links(bus) == (1, 0))
+    peer.accept().settle("c")
+    assert links(bus) == (1, 1) and bus.wants("c")
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -403,6 +417,9 @@ def test_only_the_last_subscription_to_a_topic_is_a_base_line(bus, play):
 
         def learn(self, origin, topics, note):
             learnt.append((origin, topics, note))
+
+        def expect(self, origin, topics):
+            assert not list(topics)
 
         def forget(self, origin):
             learnt.append(origin)
@@ -584,6 +601,63 @@ def test_who_reads_nothing_is_cut_off_and_counted(bus, play, monkeypatch):
     assert counted >= lost and 999 <= arrived + counted <= 1001
     stopped.accept().settle("c")
     assert bus.publish("c", b"again")
+
+
+def test_who_reads_slowly_gets_all(bus, play, monkeypatch):
+    """Though it takes longer than nothing may be taken, and others do not wait."""
+    monkeypatch.setattr(ipc_links, "WRITE_TIMEOUT", 0.5)
+    slow = play(LARGE).dial(bus.origin).settle("c")
+    quick = play(SMALL).dial(bus.origin).settle("c")
+    for number in range(200):
+        assert bus.publish("c", b"%d" % number + b"x" * 10_000)
+    for number in range(200):
+        _, data = read_message(quick.expect(Kind.MESSAGE))
+        assert data.startswith(b"%dx" % number)
+    began, got = time.monotonic(), []
+    while len(got) < 200:
+        slow.frames += slow._reader.feed(slow.sock.recv(10_000))
+        got += [read_message(b)[1] for k, b in slow.frames if k == Kind.MESSAGE]
+        slow.frames.clear()
+        gevent.sleep(0.005)
+    assert time.monotonic() - began > ipc_links.WRITE_TIMEOUT
+    assert [data.rstrip(b"x") for data in got] == [b"%d" % n for n in range(200)]
+    assert links(bus) == (2, 2)
+
+
+def test_a_link_that_stalls_in_one_direction_works_in_the_other(bus, play, monkeypatch):
+    """What comes is taken to the last, also what came before the link is cut."""
+    monkeypatch.setattr(ipc_links, "WRITE_TIMEOUT", 0.3)
+    peer = play().listen().accept().settle("c")
+    bus.publish("c", b"x" * 1_000_000)  # more than the kernel takes
+    sent = 0
+    with contextlib.suppress(BrokenPipeError):
+        while links(bus) == (1, 1):
+            peer.send(encode_message("a", b"%d" % sent))
+            sent += 1
+            gevent.sleep(0.005)
+    assert sent > 10 and links(bus) == (1, 0)
+    assert [data for _, data, _ in bus.got[: sent - 1]] == [
+        b"%d" % n for n in range(sent - 1)
+    ]
+    peer.accept().settle("c")
+    assert bus.publish("c", b"again")
+
+
+def test_half_a_frame_stops_nobody_else(bus, play):
+    """It is taken when the rest comes, and forgotten when that never does."""
+    half, other = (play(n).dial(bus.origin).settle("c") for n in (SMALL, LARGE))
+    frame = encode_message("a", b"x" * 1000)
+    half.send(frame[:500])
+    other.send(encode_message("a", b"meanwhile"))
+    until(lambda: len(bus.got) == 1)
+    assert bus.publish("c", b"to both")
+    assert read_message(half.expect(Kind.MESSAGE)) == ("c", b"to both")
+    half.send(frame[500:], frame[:3])
+    until(lambda: len(bus.got) == 2)
+    assert bus.got[1] == ("a", b"x" * 1000, SMALL)
+    half.leave()
+    until(lambda: links(bus) == (1, 1))
+    assert len(bus.got) == 2
 
 
 def test_who_takes_no_byte_for_long_is_cut_off(bus, play, monkeypatch):

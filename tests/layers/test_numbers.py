@@ -104,6 +104,21 @@ def test_nothing_published_yet_is_a_base_line(accounts, missed):
     assert missed == [("b", 1)]
 
 
+def test_of_a_younger_process_all_counts(accounts, missed):
+    """Of the topics that were wanted already, from its first message on."""
+    there = Accounts(lambda *loss: None, acknowledged=True)
+    accounts.expect("1-a", ["a", "b"])
+    for topic in "aac":
+        there.published.number(topic)
+    accounts.learn("1-a", ["a", "b", "c"], there.describe(["a", "b", "c"]))
+    assert missed == [("a", 2)]
+    assert deliver(accounts, "a", there.published.number("a"))
+    assert deliver(accounts, "b", (1, 3))
+    assert missed == [("a", 2), ("b", 2)]
+    accounts.forget("1-a")
+    assert len(accounts.heard) == 0
+
+
 def test_without_a_base_line_nothing_is_missed(accounts, missed):
     """Before the acknowledgement, and of origins never heard of."""
     for number in (5, 9):

@@ -1,0 +1,111 @@
+"""docs/deploy/zero-downtime.md: while people come, and others are there."""
+
+import shutil
+import signal
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.deploy.chatters import all_hear_each_other, crowd, nobody_refused, talk_at
+from tests.deploy.pages import SYSTEMD, ZERO_DOWNTIME, executes
+from tests.deploy.site import waited
+from tests.deploy.systemd import Manager
+
+
+@executes(ZERO_DOWNTIME, "run")
+def test_workers_are_replaced_one_by_one(site):
+    """By new ones that share the groups of those who are still there."""
+    start, hangup = ZERO_DOWNTIME.commands("run")
+    program = site.start(start)
+    program.wait_for(r"(?s)(worker \d+ is up.*){4}")
+    module = site.path("/srv/chat/chat/__init__.py")
+    old, new = '"sent", **said', '"sent", "version": 2, **said'
+    module.write_text(module.read_text().replace(old, new))
+    with nobody_refused(site.address()), crowd(site.address()) as people:
+        all_hear_each_other(people)
+        site.run(hangup)
+        assert {person.told() for person in people} == {1012}
+    assert ZERO_DOWNTIME.says("replacing all workers") in program.said
+    program.wait_for(r"(?s)(worker \d+ is up.*){8}")
+    with crowd(site.address(), count=1) as (person,):
+        person.say("hello")
+        assert person.hear("sent")["version"] == 2
+    assert program.end()[0] == 0
+
+
+@executes(ZERO_DOWNTIME, "gunicorn")
+def test_two_generations_of_gunicorn(site):
+    """They hear each other; the first one goes, and the second is the only one."""
+    start, second, drain, end = ZERO_DOWNTIME.commands("gunicorn")
+    site.run(start)
+    pid, log = site.path("/run/chat/pid"), site.path("/var/log/chat/error.log")
+    waited(lambda: log.exists() and log.read_text().count("Booting worker") == 4)
+    first = pid.read_text()
+    with nobody_refused(site.address()), crowd(site.address()) as old:
+        all_hear_each_other(old)
+        site.run(second)
+        waited(lambda: site.meeting() == 8, log.read_text)
+        with crowd(site.address(), count=16) as new:
+            all_hear_each_other([*old, *new])
+            site.run(drain)
+            assert {person.told() for person in old} == {1012}
+            stay = [person for person in new if hears(person)]
+            assert stay, "nobody has come to the second generation"
+            site.run(end)
+            waited(lambda: pid.exists() and pid.read_text() not in ("", first))
+            all_hear_each_other(stay)
+    site.run(end)
+    waited(lambda: not site.strays(), log.read_text)
+    said = log.read_text()
+    assert "Traceback" not in said, said
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None,
+    reason="systemd-socket-activate is not installed: it comes with systemd",
+)
+@executes(ZERO_DOWNTIME, "systemd")
+def test_who_comes_while_systemd_restarts_waits(site):
+    """In the kernel, and is served."""
+    for file in SYSTEMD.files("The files"):
+        site.write(file)
+    (restart,) = ZERO_DOWNTIME.commands("systemd")
+    systemctl = Manager(site)
+    systemctl("enable", "--now", "chat.socket", "chat.service")
+    try:
+        with nobody_refused(site.address()), crowd(site.address()) as people:
+            all_hear_each_other(people)
+            site.run(restart, systemctl=systemctl)
+            assert {person.told() for person in people} == {1012}
+        talk_at(site.address())
+        systemctl.stop()
+    finally:
+        systemctl.close()
+
+
+def test_what_goes_wrong(site):
+    """Each says what the page says."""
+    start = ZERO_DOWNTIME.commands("run")[0]
+    program = site.start(start)
+    program.wait_for(r"(?s)(worker \d+ is up.*){4}")
+    program.process.send_signal(signal.SIGUSR2)
+    program.wait_for(
+        ZERO_DOWNTIME.says("SIGUSR2 is not followed: SIGHUP reloads the code")
+    )
+    site.path("/srv/chat/app.py").write_text("1/0\n")
+    program.process.send_signal(signal.SIGHUP)
+    said = ZERO_DOWNTIME.says("worker N did not start; the others stay as they are")
+    program.wait_for(said.replace("N", r"\d+"))
+    talk_at(site.address())
+    assert program.end()[0] == 0
+
+
+def hears(person):
+    """Return whether somebody is still there, and has not been told to go."""
+    try:
+        person.say("still there")
+        person.hear("sent")
+    except ConnectionClosed as error:
+        assert error.rcvd.code == 1012
+        return False
+    return True

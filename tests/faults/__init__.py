@@ -1,0 +1,1 @@
+"""What happens to processes that are killed, stopped, replaced, or have no room."""
