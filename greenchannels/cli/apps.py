@@ -16,6 +16,12 @@ class AppError(Exception):
     """An app that cannot be loaded; the text says why, in one line."""
 
 
+def full_spec(spec: str) -> str:
+    """Return ``module:name`` for what may be the module alone."""
+    module, _, name = spec.partition(":")
+    return f"{module}:{name or 'routing'}"
+
+
 def load_router(spec: str) -> Router:
     """
     Return the routing called ``spec``; the current directory is importable.
@@ -29,8 +35,7 @@ def load_router(spec: str) -> Router:
         AppError: If there is no such module or routing.
 
     """
-    module_name, _, name = spec.partition(":")
-    name = name or "routing"
+    module_name, _, name = full_spec(spec).partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     found: Any = _import(module_name)

@@ -26,7 +26,7 @@ from ..options import Deflate, HTTPLimits, Limits, ServerOptions, Timeouts
 from ..routing import Router
 from ..servers.access import AccessLog
 from ..servers.server import Server
-from .apps import AppError, load_router
+from .apps import AppError, full_spec, load_router
 from .binds import (
     ActivationError,
     BindError,
@@ -178,7 +178,7 @@ def layer_url(values: dict[str, Any], app: str, several: bool) -> str:
     if url := values["layer"] or configured_url():
         return str(url)
     if several:
-        return "ipc://" + default_name(app, os.getcwd(), os.getuid())
+        return "ipc://" + default_name(full_spec(app), os.getcwd(), os.getuid())
     return "memory://"
 
 

@@ -64,6 +64,7 @@ class Account:
         told: What it told since its link was opened; ``None`` once that is all.
         asked: Numbers and topics of what it has still to acknowledge.
         acknowledged: The last number that it has acknowledged.
+        heard: When it last said something.
         silent: Whether it is not waited for.
         late: Topics whose subscription did not wait for it.
         parted: When the last link to it ended.
@@ -71,8 +72,8 @@ class Account:
     """
 
     __slots__ = (
-        *("acknowledged", "asked", "late", "parted"),
-        *("silent", "told", "wants"),
+        *("acknowledged", "asked", "heard", "late"),
+        *("parted", "silent", "told", "wants"),
     )
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class Account:
         self.told: set[str] | None = None
         self.asked: deque[tuple[int, Sequence[str]]] = deque()
         self.acknowledged = 0
+        self.heard = 0.0
         self.silent = False
         self.late: set[str] = set()
         self.parted = 0.0
@@ -154,7 +156,7 @@ class IpcBus:
         """
         Want ``topics``; blocks until all others have acknowledged it.
 
-        One that is silent for 0.5 s is not waited for, now and until it speaks: its
+        One that says nothing for 0.5 s is not waited for, now and until it answers: its
         late acknowledgement is a gap. Does not block in the hub.
         """
         if self._mesh is None or self._reactor is None:
@@ -169,7 +171,7 @@ class IpcBus:
         if len(self._asking) >= MAX_TOPICS:
             self._ask_all()
         if not self._confirmed(number) and getcurrent() is not get_hub():
-            self._wait_for(number, min(timeout, SILENCE))
+            self._wait_for(number, timeout)
         late = [a for a in self._accounts() if a.acknowledged < number]
         for account in late:
             account.silent = True
@@ -334,10 +336,19 @@ class IpcBus:
         return all(a.acknowledged >= number or a.silent for a in accounts)
 
     def _wait_for(self, number: int, timeout: float) -> None:
+        """Wait until all who say something at all have acknowledged ``number``."""
         signal = self._waiters.get(number)
         if signal is None:
             signal = self._waiters[number] = Signal()
-        signal.wait(timeout)
+        end = time.monotonic() + timeout
+        while not signal.wait(max(0.0, min(SILENCE, end - time.monotonic()))):
+            gevent.sleep(ONE_TURN)  # what has come is read before anybody is judged
+            now = time.monotonic()
+            for account in self._accounts():
+                if account.acknowledged < number and account.heard < now - SILENCE:
+                    account.silent = True
+            if now >= end or self._confirmed(number):
+                break
 
     def _wake(self) -> None:
         """Wake those whose subscription is confirmed by now."""
@@ -392,6 +403,7 @@ class IpcBus:
 
     def peer_says(self, peer: Peer, kind: int, body: bytes) -> None:
         """Take a frame."""
+        peer.user.heard = time.monotonic()
         if kind == Kind.MESSAGE:
             topic, data = read_message(body)
             self._deliver(topic, data, peer.name)

@@ -97,16 +97,6 @@ class LinkTransport(Transport):
         """The end did not come."""
         super().fail(None)
 
-    def forsake(self) -> None:
-        """Close the descriptor, unless that has begun; do nothing to the loop."""
-        if self.closed:
-            return
-        fd, self.fd, self.closed = self.fd, -1, True
-        if self._sock is not None:
-            self._sock.close()
-        else:
-            os.close(fd)
-
 
 class Link:
     """

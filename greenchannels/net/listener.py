@@ -114,6 +114,20 @@ class Listener:
         self._watcher.close()
         close_listening(self._sock)
 
+    def abandon(self, *, watched: bool) -> None:
+        """
+        This is a forked child: close what is its parent's, and no more.
+
+        Args:
+            watched: Whether the hub is this thread's.
+
+        """
+        self._closed = True
+        if watched:
+            self.pause()
+            self._watcher.close()
+        self._sock.close()
+
     def _go(self) -> None:
         if self._wanted and self._retry is None and not self._watcher.active:
             self._watcher.start(self._on_acceptable)

@@ -440,6 +440,32 @@ class Transport(Outlet):
         self.abort(error)
         self._tear_down(error)
 
+    def abandon(self) -> None:
+        """This is a forked child: let go of what is its parent's, and end nothing."""
+        if not self.closed:
+            self._watcher.stop()
+            self._watcher.close()
+            if self._write_watcher is not None:
+                self._write_watcher.stop()
+                self._write_watcher.close()
+            self.forsake()
+
+    def forsake(self) -> None:
+        """
+        Close the descriptor, unless that has begun; do nothing to the loop.
+
+        For forked children, when the hub was another thread's.
+        """
+        if self.closed:
+            return
+        fd, self.fd, self.closed, self.ended = self.fd, -1, True, True
+        self._reading = False
+        self.queue.clear()
+        if self._sock is not None:
+            self._sock.close()
+        else:
+            close_descriptor(fd)
+
     def shutdown(self) -> None:
         """Tell the peer that nothing more comes (half close)."""
         if self.closed:

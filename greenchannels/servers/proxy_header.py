@@ -83,6 +83,17 @@ class ProxyHeaders:
         for reader in tuple(self._waiting):
             reader.close()
 
+    def abandon(self, *, watched: bool) -> None:
+        """
+        This is a forked child: let go of what is its parent's, and end nothing.
+
+        Args:
+            watched: Whether the hub is this thread's.
+
+        """
+        for reader in self._waiting:
+            reader.abandon(watched=watched)
+
 
 class HeaderReader:
     """
@@ -169,6 +180,13 @@ class HeaderReader:
         self._stop()
         self._sock.close()
         self._headers.changed()
+
+    def abandon(self, *, watched: bool) -> None:
+        """As ``ProxyHeaders.abandon``."""
+        if watched:
+            self._watcher.stop()
+            self._watcher.close()
+        self._sock.close()
 
     def _stop(self) -> None:
         """Watch it no more."""

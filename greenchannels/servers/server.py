@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
+import weakref
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from email.utils import formatdate
@@ -18,6 +20,7 @@ from typing import Any
 
 import gevent
 from gevent import Greenlet
+from gevent.monkey import get_original
 
 from ..layers.layer import Layer
 from ..layers.registry import CURRENT, make_layer, start_layer, stop_layer
@@ -42,6 +45,8 @@ from .requests import Requests
 from .scopes import websocket_scope
 from .websocket import ServerSocket
 from .workers import Workers
+
+_get_ident = get_original("_thread", "get_ident")
 
 logger = logging.getLogger("greenchannels.server")
 
@@ -102,6 +107,7 @@ class Server:
         self._context = contextvars.Context()
         self._consumers = Consumers(self._context)
         self._date = (0, b"")
+        self._pid = self._thread = 0
 
     # Starting and stopping.
 
@@ -114,6 +120,8 @@ class Server:
 
         """
         self.reactor = Reactor()
+        self._pid, self._thread = os.getpid(), _get_ident()
+        _started.add(self)
         Relief(self)
         self.workers = Workers(self.reactor, self._context)
         if self.options.proxy_protocol:
@@ -241,12 +249,16 @@ class Server:
         """
         from .drain import Drain
 
+        if self._pid != os.getpid():
+            return
         self._cut_those_without_header()
         Drain(self, self.options.drain if timeout is None else timeout).run()
         self.close()
 
     def close(self) -> None:
         """End what is left at once, and leave the lifespans. Blocks for them."""
+        if self._pid != os.getpid():
+            return
         self._cut_those_without_header()
         for listener in self.listeners:
             listener.close()
@@ -265,6 +277,27 @@ class Server:
             self.lifespan.stop()
         finally:
             stop_layer(self.layer)
+            self.reactor.close()
+            _started.discard(self)
+
+    def abandon(self) -> None:
+        """
+        This is a forked child: let go of what is its parent's, and end nothing.
+
+        A child whose hub goes on would accept connections and answer requests of the
+        parent's. ``stop`` and ``close`` do nothing in it.
+        """
+        watched = self._thread == _get_ident()
+        for listener in self.listeners:
+            listener.abandon(watched=watched)
+        if self._proxy_headers is not None:
+            self._proxy_headers.abandon(watched=watched)
+        for transport in self.connections:
+            if watched:
+                transport.abandon()
+            else:
+                transport.forsake()
+        if watched:
             self.reactor.close()
 
     def _cut_those_without_header(self) -> None:
@@ -342,6 +375,24 @@ class Server:
         self.sockets.discard(socket)
         if self.access_log.enabled:
             socket.log_end(self.access_log)
+
+
+#: Those that a fork must take from the child.
+_started: weakref.WeakSet[Server] = weakref.WeakSet()
+
+#: What a child never lets go of: watchers of a loop that it may not have.
+_of_parent: list[Server] = []
+
+
+def _after_fork() -> None:
+    """Let the child have nothing of its parent's."""
+    for server in tuple(_started):
+        server.abandon()
+        _of_parent.append(server)
+    _started.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _feed(connection: HTTPConnection | ServerSocket, data: bytearray) -> None:

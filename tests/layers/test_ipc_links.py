@@ -407,6 +407,30 @@ def test_the_silent_are_not_waited_for(bus, play, monkeypatch):
     assert waits.get() is True
 
 
+def test_who_still_speaks_is_waited_for(bus, play, monkeypatch):
+    """It has much to do, and will come to it."""
+    monkeypatch.setattr(ipc_module, "SILENCE", 0.2)
+    peer = play().dial(bus.origin).settle()
+    waits = gevent.spawn(bus.subscribe, ["a"], 60)
+    for _ in range(8):
+        gevent.sleep(0.05)
+        peer.send(encode_frame(Kind.UNWANT, []))
+    assert not waits.ready()
+    peer.acknowledge()
+    assert waits.get() is True
+
+
+def test_requests_of_one_turn_are_one_frame(bus, play):
+    """They are acknowledged together; another turn's are another frame."""
+    peer = play().dial(bus.origin).settle()
+    waits = [gevent.spawn(bus.subscribe, [name], 60) for name in "abc"]
+    assert peer.acknowledge() == ["a", "b", "c"]
+    assert [each.get() for each in waits] == [True] * 3
+    waits = gevent.spawn(bus.subscribe, ["d"], 60)
+    assert peer.acknowledge() == ["d"]
+    assert waits.get() is True
+
+
 def test_only_the_last_subscription_to_a_topic_is_a_base_line(bus, play):
     """An acknowledgement that comes after leaving and joining again is of no use."""
     learnt = []
