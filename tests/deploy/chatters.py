@@ -57,6 +57,11 @@ class Chatter:
             sock.close()
             raise
 
+    @property
+    def local_address(self):
+        """This end of the connection."""
+        return self.socket.local_address
+
     def say(self, text):
         """Say something."""
         self.socket.send(json.dumps({"type": "text", "text": text}))
@@ -81,14 +86,14 @@ class Chatter:
 
 
 @contextlib.contextmanager
-def crowd(*addresses, count=CROWD, enough=lambda: True, **options):
+def crowd(*addresses, count=CROWD, enough=lambda people: True, **options):
     """
     Return people who have come by these addresses, in turn.
 
     Args:
         addresses: Where.
         count: How many at a time: one worker might take all who come one by one.
-        enough: Until this is true so many more come.
+        enough: Until this is true of them so many more come.
         options: For each of them.
 
     """
@@ -100,7 +105,7 @@ def crowd(*addresses, count=CROWD, enough=lambda: True, **options):
     try:
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(come, range(count)))
-            while not enough():
+            while not enough(found):
                 assert len(found) < MOST, "a worker without people"
                 list(pool.map(come, range(count)))
         yield found

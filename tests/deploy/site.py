@@ -173,6 +173,17 @@ class Site:
             program.wait_for(ready)
         return program
 
+    def server_of(self, person):
+        """Return the process that has the other end of somebody's connection."""
+        ends = [f":{each[1]:04X}" for each in (self.address(), person.local_address)]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, *_, inode = line.split()[:10]
+            if (local[-5:], remote[-5:]) == tuple(ends):
+                return next(
+                    p for p in self.strays() if has_open(p, f"socket:[{inode}]")
+                )
+        raise AssertionError("not connected")
+
     def meeting(self):
         """Return how many processes meet in the user's folder of ``ipc://``."""
         return len(list(self.path("/run/user/greenchannels").glob("*/*.lock")))
@@ -236,6 +247,16 @@ class Program:
 
         return waited(look, lambda: self.said)
 
+    def has_said(self, text, times):
+        """Wait until it has printed a text so many times."""
+
+        def look():
+            found = self.said.count(text)
+            assert found >= times or self.process.poll() is None, self.said
+            return found >= times
+
+        waited(look, lambda: self.said)
+
     def end(self, number=signal.SIGTERM):
         """End it as one does; return the exit code and what it has printed."""
         if number is not None:
@@ -257,6 +278,15 @@ def _lines(text):
     """Return a script's commands, one a line."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def has_open(pid, name):
+    """Return whether a process has a descriptor of this name."""
+    found = False
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found = found or os.readlink(path) == name
+    return found
 
 
 def waited(look, explain=lambda: ""):

@@ -28,7 +28,7 @@ def test_the_container(site):
     docker = Docker(site, file.text)
     site.run(start, docker=docker)
     waited(docker.healthy, lambda: docker.program.said)
-    docker.program.wait_for(r"(?s)(worker \d+ is up.*){2}")
+    docker.program.has_said("is up", 2)
     with crowd(site.address()) as people:
         all_hear_each_other(people)
         site.run(stop, docker=docker)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -15,7 +16,23 @@ from tests.deploy.site import waited
 def started(site, heading):
     """Start gunicorn by a page's command, and wait for its four workers."""
     (command,) = GUNICORN.commands(heading)
-    program = site.start(command, ready=r"(?s)(Booting worker.*){4}")
+    return up(site, site.start(command))
+
+
+def up(site, program):
+    """
+    Wait until four workers have imported the application.
+
+    Before that gunicorn's own workers on gevent forget a SIGTERM.
+    """
+    program.has_said("Booting worker", 4)
+
+    def loaded():
+        workers = [pid for pid in site.strays() if pid != program.pid]
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in workers]
+        return len(maps) == 4 and all("httptools" in text for text in maps)
+
+    waited(loaded, lambda: program.said)
     waited(lambda: answers(site), lambda: program.said)
     return program
 
@@ -30,7 +47,7 @@ def check(site, heading):
     """Have people in all workers hear each other, and be told at the end."""
     program = started(site, heading)
     site.run(*GUNICORN.commands("How to see that it works"))
-    with crowd(site.address(), enough=lambda: site.meeting() > 1) as people:
+    with crowd(site.address(), enough=lambda _: site.meeting() > 1) as people:
         all_hear_each_other(people)
         program.process.send_signal(signal.SIGTERM)
         assert {person.told() for person in people} == {1012}
@@ -55,6 +72,19 @@ def test_gevents_worker(site):
 def test_pywsgi(site):
     """gevent's server in gunicorn, and sockets that are taken over from it."""
     check(site, "pywsgi")
+
+
+@pytest.mark.parametrize("heading", ["gevent's worker", "pywsgi"])
+def test_gunicorns_access_log_has_requests_only(site, heading):
+    """As the table says."""
+    command = site.here(GUNICORN.commands(heading)[0].text).strip()
+    log = f"{command} --access-logfile -"
+    program = up(site, site.spawn(["bash", "-ec", log], "Booting worker"))
+    with crowd(site.address(), count=2) as people:
+        all_hear_each_other(people)
+    code, said = program.end()
+    assert code == 0, said
+    assert '"GET / HTTP/1.1" 200' in said and "/chat/" not in said
 
 
 def test_what_goes_wrong(site):

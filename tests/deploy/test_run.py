@@ -37,13 +37,14 @@ def test_several_processes(site):
     site.run(folders)
     program = site.start(start)
     assert RUN.says("Groups over ipc://") in program.said
-    program.wait_for(r"(?s)(worker \d+ is up.*){4}")
+    program.has_said("is up", 4)
     talk_at(site.address())
     rotated(site)
     with crowd(site.address()) as people:
         site.run(change)
         assert {person.told() for person in people} == {1012}
-    program.wait_for(r"(?s)(worker \d+ is up.*){9}")
+    program.has_said("is up", 9)
+    waited(lambda: site.meeting() == 5, lambda: program.said)
     talk_at(site.address())
     with crowd(site.address()) as people:
         site.run(stop)

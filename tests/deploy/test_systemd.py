@@ -9,6 +9,7 @@ from greenchannels import ServerOptions
 from greenchannels.cli.workers import LEAVE_TIME
 from tests.deploy.chatters import all_hear_each_other, crowd, nobody_refused, talk_at
 from tests.deploy.pages import SYSTEMD, executes
+from tests.deploy.site import waited
 from tests.deploy.systemd import Manager
 
 pytestmark = pytest.mark.skipif(
@@ -43,10 +44,12 @@ def test_the_units(site, systemctl):
     assert len(names) == 1, "the workers meet in the service's own folder"
     first = systemctl.program
     for command in (reload, restart):
+        workers = set(site.strays()) - {systemctl.program.pid}
         with nobody_refused(site.address()), crowd(*places) as people:
             all_hear_each_other(people)
             site.run(command, systemctl=systemctl)
             assert {person.told() for person in people} == {1012}
+        waited(lambda old=workers: not old & set(site.strays()))
         talk_at(*places)
     assert systemctl.program is not first
     systemctl.stop()

@@ -17,7 +17,7 @@ def test_workers_are_replaced_one_by_one(site):
     """By new ones that share the groups of those who are still there."""
     start, hangup = ZERO_DOWNTIME.commands("run")
     program = site.start(start)
-    program.wait_for(r"(?s)(worker \d+ is up.*){4}")
+    program.has_said("is up", 4)
     module = site.path("/srv/chat/chat/__init__.py")
     old, new = '"sent", **said', '"sent", "version": 2, **said'
     module.write_text(module.read_text().replace(old, new))
@@ -26,7 +26,8 @@ def test_workers_are_replaced_one_by_one(site):
         site.run(hangup)
         assert {person.told() for person in people} == {1012}
     assert ZERO_DOWNTIME.says("replacing all workers") in program.said
-    program.wait_for(r"(?s)(worker \d+ is up.*){8}")
+    program.has_said("is up", 8)
+    waited(lambda: site.meeting() == 4, lambda: program.said)
     with crowd(site.address(), count=1) as (person,):
         person.say("hello")
         assert person.hear("sent")["version"] == 2
@@ -43,9 +44,14 @@ def test_two_generations_of_gunicorn(site):
     first = pid.read_text()
     with nobody_refused(site.address()), crowd(site.address()) as old:
         all_hear_each_other(old)
+        generation = set(site.strays())
+
+        def some_are_new(people):
+            return {site.server_of(each) for each in people} - generation
+
         site.run(second)
         waited(lambda: site.meeting() == 8, log.read_text)
-        with crowd(site.address(), count=16) as new:
+        with crowd(site.address(), enough=some_are_new) as new:
             all_hear_each_other([*old, *new])
             site.run(drain)
             assert {person.told() for person in old} == {1012}
@@ -87,7 +93,7 @@ def test_what_goes_wrong(site):
     """Each says what the page says."""
     start = ZERO_DOWNTIME.commands("run")[0]
     program = site.start(start)
-    program.wait_for(r"(?s)(worker \d+ is up.*){4}")
+    program.has_said("is up", 4)
     program.process.send_signal(signal.SIGUSR2)
     program.wait_for(
         ZERO_DOWNTIME.says("SIGUSR2 is not followed: SIGHUP reloads the code")
