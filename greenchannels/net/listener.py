@@ -94,8 +94,8 @@ class Listener:
         self.address: Any = sock.getsockname()
 
     def start(self) -> None:
-        """Accept from now on."""
-        self._wanted = True
+        """Accept from now on, unless it has been closed."""
+        self._wanted = not self._closed
         self._go()
 
     def pause(self) -> None:

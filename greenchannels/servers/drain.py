@@ -2,11 +2,14 @@
 The drain: how a server ends without dropping anybody in silence.
 
 One deadline shortens all others. Accepting stops at once, handshakes get 503,
-requests may finish. Idle HTTP connections close once what has come is read; those that
-never had a request have a moment for it. Sockets are told 1012, and responses that
-stream are asked to end (their ``receive`` says that the peer has gone), at a pace of at
-least 1,000 a second, all by half of the time; at 70 % what is still connected is reset,
-at 80 % the consumers that still run get GreenletExit.
+requests may finish. Where other processes go on serving, connections that have just
+come may still become sockets, which are told with the others: a client that was
+accepted is not refused for having met the one that ends. Idle HTTP connections close
+once what has come is read; those that never had a request have a moment for it. Sockets
+are told 1012, and responses that stream are asked to end (their ``receive`` says that
+the peer has gone), at a pace of at least 1,000 a second, all by half of the time; at
+70 % what is still connected is reset, at 80 % the consumers that still run get
+GreenletExit.
 """
 
 from __future__ import annotations
@@ -64,9 +67,11 @@ class Drain:
     def run(self) -> None:
         """Drain; blocks until all has ended or the time is over."""
         server = self._server
-        server.draining = True
         for listener in server.listeners:
             listener.close()
+        if server.options.multiprocess:
+            self._serve_newcomers()
+        server.refuse()
         if server.sockets:
             logger.info("draining: %d sockets are told", len(server.sockets))
         for _ in range(2):  # the first may end before sockets are looked at
@@ -80,6 +85,19 @@ class Drain:
         self._wait(KILLED)
         gevent.killall(list(server.consumers), block=False)
         self._wait(1.0)
+
+    def _serve_newcomers(self) -> None:
+        """Wait for the first requests of connections, as long as they have for it."""
+        gevent.sleep(ONE_TURN)
+        while self._left_of_grace() > 0 and any(
+            isinstance(each, HTTPConnection) and each.fresh
+            for each in self._server.connections.values()
+        ):
+            gevent.sleep(min(PACE, max(0.001, self._left_of_grace())))
+
+    def _left_of_grace(self) -> float:
+        assert self._grace_ends is not None
+        return self._grace_ends - time.monotonic()
 
     def _close_idle(self, *, fresh: bool) -> None:
         """Close connections without a request, ``fresh`` ones perhaps too."""

@@ -334,6 +334,11 @@ class HTTPConnection:
                 self.callback_failed(error)
 
     @property
+    def fresh(self) -> bool:
+        """Whether nothing has been asked for since it was accepted."""
+        return self._awaited is Awaited.HEAD and self._exchange is None
+
+    @property
     def busy(self) -> bool:
         """Whether a request is being served."""
         return self._exchange is not None

@@ -251,7 +251,6 @@ class Server:
 
         if self._pid != os.getpid():
             return
-        self._cut_those_without_header()
         Drain(self, self.options.drain if timeout is None else timeout).run()
         self.close()
 
@@ -259,7 +258,7 @@ class Server:
         """End what is left at once, and leave the lifespans. Blocks for them."""
         if self._pid != os.getpid():
             return
-        self._cut_those_without_header()
+        self.refuse()
         for listener in self.listeners:
             listener.close()
         for transport in tuple(self.connections):
@@ -300,8 +299,8 @@ class Server:
         if watched:
             self.reactor.close()
 
-    def _cut_those_without_header(self) -> None:
-        """Begin to drain with the connections that have not said who they are."""
+    def refuse(self) -> None:
+        """Refuse handshakes, and cut off who has not said yet who it is."""
         self.draining = True
         if self._proxy_headers is not None:
             self._proxy_headers.close()

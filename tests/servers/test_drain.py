@@ -173,6 +173,26 @@ def test_a_new_connection_has_a_moment_for_its_first_request(serve, head_timeout
     assert drain.successful()
 
 
+def test_who_has_just_come_is_told_if_other_processes_go_on(serve):
+    """It becomes a socket, which ends at once: coming again, it finds another one."""
+    routing = [http("/", lambda r: "page"), websocket("/", waiting)]
+    running = serve(routing, multiprocess=True)
+    client, peer, idle = running.client(), running.peer(), running.peer()
+    idle.send(request())
+    assert idle.response().status == 200
+    until(lambda: len(running.server.connections) == 3)
+    drain = gevent.spawn(running.server.stop, 20.0)
+    gevent.sleep(20 * MS)
+    client.send(request())
+    peer.open()
+    assert client.response().body == b"page"
+    assert peer.closing().code == 1012
+    assert peer.ended() == "closed"
+    idle.close()
+    drain.join(timeout=10)
+    assert drain.successful()
+
+
 def test_silent_connections_are_closed_when_their_moment_is_over(serve):
     """Which is a small part of the drain; idle ones have none."""
     go = Event()
