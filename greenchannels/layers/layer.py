@@ -477,17 +477,19 @@ class Layer:
         self, topic: str, broadcast: Broadcast, exclude: object, strict: bool
     ) -> None:
         excluded = self._channels.get(exclude) if type(exclude) is str else exclude
-        found = self._topics.get(topic)
-        if found is not None:
-            self._begin(topic, found, broadcast, excluded)
-        if self._bus.wants(topic):
+        reached = True
+        if self._bus.wants(topic):  # first: they deliver while this process does
             name = exclude if isinstance(exclude, str) else None
             if name is None:
                 name = getattr(exclude, "channel_name", "")
-            if not self._publish(topic, broadcast, name) and strict:
-                raise LayerUnavailable("the other processes cannot be reached")
+            reached = self._publish(topic, broadcast, name)
         else:
             self._exchange.not_wanted(topic)
+        found = self._topics.get(topic)
+        if found is not None:
+            self._begin(topic, found, broadcast, excluded)
+        if strict and not reached:
+            raise LayerUnavailable("the other processes cannot be reached")
 
     def _send_local(self, name: str, broadcast: Broadcast) -> None:
         member = self._channels.get(name)
