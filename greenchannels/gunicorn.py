@@ -99,6 +99,7 @@ class Worker(base.Worker):
 
     def started(self) -> None:
         """Connections are accepted from now on."""
+        logger.info("worker %d is up", self.pid)
 
     def had_enough(self) -> None:
         """So many requests have been served as one worker may: end."""
