@@ -71,7 +71,7 @@ def serves_by_gevent(environ: Environ, start_response: Any) -> bool:
     """Whether the server that calls us has a greenlet for each request."""
     return (
         _handler_of(start_response) is not None
-        or "wsgi.websocket" in environ
+        or environ.get("wsgi.websocket") is not None
         or _is_socket(environ.get("gunicorn.socket"))
         or _is_socket(environ.get("gunicorn.sock"))
     )
@@ -86,8 +86,9 @@ def find_handover(environ: Environ, start_response: Any) -> Handover | None:
     if environ.get("HTTP_VERSION") == "2" or "HTTP/2" in environ["SERVER_PROTOCOL"]:
         return None
     upgraded = environ.get("wsgi.websocket")
-    if getattr(upgraded, "handler", None) is not None:
-        return _from_gevent_websocket(upgraded)
+    if upgraded is not None:
+        found = _handler_of(getattr(upgraded.handler, "start_response", None))
+        return _from_gevent_websocket(upgraded) if found is not None else None
     handler = _handler_of(start_response)
     if handler is not None:
         return _from_pywsgi(handler)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import socket
+from types import SimpleNamespace
 
 import gevent.socket
 import pytest
@@ -120,3 +121,9 @@ def test_a_socket_of_gevent_is_taken_with_what_was_read_ahead():
         environ = {**ENVIRON, "gunicorn.socket": sock, "wsgi.input": io.BytesIO()}
         found = find_handover(environ, print)
         assert (found.sock, found.received, found.answered) == (sock, b"", False)
+
+
+def test_a_socket_of_our_own_server_is_not_taken_again():
+    """An application that is mounted in another of ours."""
+    upgraded = SimpleNamespace(handler=SimpleNamespace())
+    assert find_handover({**ENVIRON, "wsgi.websocket": upgraded}, print) is None
