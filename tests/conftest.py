@@ -8,6 +8,8 @@ from hypothesis import settings
 settings.register_profile("greenchannels", settings.default, deadline=None)
 settings.load_profile("greenchannels")
 
-# Under nohup the programs that the tests start would inherit that it is ignored.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# What nohup ignores, or a shell that runs this in the background, would be ignored by
+# the programs that the tests start, too.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
