@@ -214,8 +214,9 @@ def test_events_are_json(tail, say):
     """On the command line, or a line each."""
     listening = tail("a", "--json")
     say("a", '{"type": "x", "list": [1, null]}', "--event")
+    found = [json.loads(listening.line())]
     say("a", "-", "--event", stdin=b'{"type": "y"}\n{"type": "z"}\n')
-    found = [json.loads(listening.line()) for _ in range(3)]
+    found += [json.loads(listening.line()) for _ in range(2)]
     assert [each["kind"] for each in found] == ["event"] * 3
     events = [{"type": "x", "list": [1, None]}, {"type": "y"}, {"type": "z"}]
     assert [each["data"] for each in found] == events
@@ -288,8 +289,8 @@ def test_messages_are_lines(tail, say):
     """Whatever is in them; groups are named where there are several."""
     listening = tail("a", "b")
     say("a", "two\nlines\x1b[31m\t\\n")
-    say("b", '{"type": "x"}', "--event")
     assert listening.line() == "a: two\\nlines\\x1b[31m\t\\n\n"
+    say("b", '{"type": "x"}', "--event")
     assert listening.line() == 'b: [event] {"type":"x"}\n'
 
 
