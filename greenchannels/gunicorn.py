@@ -34,6 +34,7 @@ from .options import TLS
 from .routing import Router, wsgi
 from .servers.access import AccessLog
 from .servers.server import Server
+from .servers.signals import give_back
 
 #: Memory for the frames of this many greenlets is kept for the next ones.
 KEPT_FRAME_CHUNKS = 128
@@ -118,6 +119,8 @@ class Worker(base.Worker):
         if self.max_requests < sys.maxsize:
             count_requests(server.router, self.max_requests, self.had_enough)
         handlers = self._handle_signals()
+        numbers = (signal.SIGTERM, *self.quick_signals)
+        server.child_hooks.append(lambda: give_back(handlers, numbers))
         beat = gevent.spawn(self._beat)
         try:
             self._serve(server, certificates)
@@ -163,7 +166,8 @@ class Worker(base.Worker):
     def _beat(self) -> None:
         """Show the arbiter that the hub turns; end if that has gone, or by --reload."""
         interval = min(HEARTBEAT, self.timeout / 2) if self.timeout else HEARTBEAT
-        while True:
+        own = os.getpid()
+        while os.getpid() == own:  # not in a child that was forked
             self.notify()
             if not self._ending.is_set():
                 if os.getppid() != self.ppid:

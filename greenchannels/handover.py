@@ -113,12 +113,22 @@ def _from_gunicorn(sock: Any, environ: Environ) -> Handover:
     """gunicorn's worker ``gevent``."""
     reader = getattr(environ["wsgi.input"], "reader", None)
     unreader = getattr(reader, "unreader", None)
-    received = b"" if unreader is None else unreader.take_buffered()
+    received = b"" if unreader is None else _take_buffered(unreader)
 
     def end() -> Iterable[bytes]:
         raise StopIteration  # which it takes for: closed, and nothing to log
 
     return Handover(sock, received, end)
+
+
+def _take_buffered(unreader: Any) -> bytes:
+    """Return what gunicorn has read behind a request; its older versions do not."""
+    taken: bytes
+    if hasattr(unreader, "take_buffered"):
+        taken = unreader.take_buffered()
+    else:
+        taken = unreader.buf.getvalue()
+    return taken
 
 
 def _from_pywsgi(handler: Any) -> Handover:

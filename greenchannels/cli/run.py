@@ -26,6 +26,7 @@ from ..options import Deflate, HTTPLimits, Limits, ServerOptions, Timeouts
 from ..routing import Router
 from ..servers.access import AccessLog
 from ..servers.server import Server
+from ..servers.signals import give_back
 from .apps import AppError, full_spec, load_router
 from .binds import (
     ActivationError,
@@ -217,6 +218,7 @@ def serve(
     handlers.append(handle(signal.SIGUSR1, server.access_log.reopen))
     if certificates is not None:
         handlers.append(reload_on_hangup(certificates))
+    server.child_hooks.append(lambda: give_back(handlers, signals))
     keep_frame_chunks(KEPT_FRAME_CHUNKS)
     try:
         server.start()

@@ -101,6 +101,8 @@ class Server:
         #: Called at the end of each burst of a class-based consumer's handlers, in
         #: its greenlet and context: to give back what a handler borrowed.
         self.burst_hooks: list[Callable[[], object]] = []
+        #: Called in a child that was forked, once it has let go of the connections.
+        self.child_hooks: list[Callable[[], object]] = []
         self.lifespan = LifespanRunner(self.router)
         #: Serves requests, and admits sockets.
         self.requests, self.admission = Requests(self), Admission(self)
@@ -298,6 +300,8 @@ class Server:
                 transport.forsake()
         if watched:
             self.reactor.close()
+        for hook in self.child_hooks:
+            hook()
 
     def refuse(self) -> None:
         """Refuse handshakes, and cut off who has not said yet who it is."""

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_a_child_that_is_told_to_end_leaves_nothing_of_its_parents(server):
     with opened(address, "/ws") as peer:
         peer.hear()
         get(address, "/fork")
-        assert get(address, "/end").body in (b"[-15]", b"[0]")
+        assert get(address, "/end").body == b"[-15]"
         peer.say("still here")
         assert peer.hear() == "still here"
         peer.close()
@@ -120,6 +121,22 @@ def test_a_child_that_is_told_to_end_leaves_nothing_of_its_parents(server):
     code, out, error = server.end()
     assert (code, out.count("left by")) == (0, 1), (out, error)
     assert f"left by {server.pid}" in out
+
+
+def test_a_child_of_a_worker_lives_on(tmp_path):
+    """It is no worker, and misses no arbiter."""
+    (tmp_path / "app.py").write_text(textwrap.dedent(APP))
+    options = ("--port", "0", "--workers", "2")
+    server = Family(tmp_path, "greenchannels", "run", "app:routing", *options)
+    try:
+        address = server.address()
+        child = int(get(address, "/fork").body)
+        worker = int(get(address, "/pid").body)
+        time.sleep(2.5)  # a worker looks each second
+        assert Path(f"/proc/{child}/stat").read_text().split()[2] == "S"
+        assert {child, worker} <= set(server.members())
+    finally:
+        server.kill()
 
 
 def holds(pid):
