@@ -115,6 +115,7 @@ def end_with(worker: Any, guest: GuestServer) -> None:
     def watch() -> None:
         while worker.alive:
             told.wait(INTERVAL)
+            told.clear()  # a signal need not be the end
         guest.drain(guest.options.drain)
 
     gevent.spawn(watch)

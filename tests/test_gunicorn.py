@@ -15,7 +15,7 @@ import pytest
 import greenchannels
 from greenchannels import http
 from tests.certificates import localhost
-from tests.cli.processes import Family, pages, spread, waited
+from tests.cli.processes import Family, lose_one, pages, spread, waited
 from tests.cli.test_run import get, opened
 from tests.cli.test_tls import connected
 from tests.servers.harness import Client, Peer, request
@@ -158,16 +158,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(gunicorn):
     """Its own sockets end."""
     server = gunicorn(*OURS, "-w", "2")
     address, pids = up(server, 2)
-    with spread(address, pids) as peers:
-        victim, survivor = pids
-        os.kill(victim, signal.SIGKILL)
-        assert peers[victim].ended() in ("closed", "reset")
-        now = server.wait_for_workers(lambda w: len(w) == 2 and victim not in w)
-        (newcomer,) = now - {survivor}
-        with spread(address, {newcomer}) as more:
-            more[newcomer].say("together")
-            assert more[newcomer].hear() == "together"
-            assert peers[survivor].hear() == "together"
+    lose_one(server, address, pids)
     server.stopped()
 
 

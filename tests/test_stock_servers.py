@@ -16,7 +16,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.certificates import client_context, localhost
-from tests.cli.processes import Family, pages, spread, waited
+from tests.cli.processes import Family, lose_one, pages, spread, waited
 from tests.cli.test_run import get, opened
 from tests.cli.test_tls import connected
 from tests.servers.harness import Client, Closed, Peer, frames, handshake, request
@@ -536,16 +536,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(front, name):
     """Its own sockets end."""
     server, address = front(name, "-w", "2")
     pids = waited(server.workers, lambda found: len(found) == 2)
-    with spread(address, pids) as peers:
-        victim, survivor = pids
-        os.kill(victim, signal.SIGKILL)
-        assert peers[victim].ended() in ("closed", "reset")
-        now = server.wait_for_workers(lambda w: len(w) == 2 and victim not in w)
-        (newcomer,) = now - {survivor}
-        with spread(address, {newcomer}) as more:
-            more[newcomer].say("together")
-            assert more[newcomer].hear() == "together"
-            assert peers[survivor].hear() == "together"
+    lose_one(server, address, pids)
     well(server)
 
 

@@ -135,3 +135,17 @@ def spread(address, pids):
     finally:
         for peer in [*peers.values(), *extra]:
             peer.close()
+
+
+def lose_one(server, address, pids):
+    """Kill one of two workers: the other goes on, together with the one that comes."""
+    with spread(address, pids) as peers:
+        victim, survivor = pids
+        os.kill(victim, signal.SIGKILL)
+        assert peers[victim].ended() in ("closed", "reset")
+        now = server.wait_for_workers(lambda w: len(w) == 2 and victim not in w)
+        (newcomer,) = now - {survivor}
+        with spread(address, {newcomer}) as more:
+            more[newcomer].say("together")
+            assert more[newcomer].hear() == "together"
+            assert peers[survivor].hear() == "together"
