@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from ..close_codes import RESTART
 from ..net.reactor import ONE_TURN
 from .http import HTTPConnection
-from .socket_life import HANDSHAKE
 
 if TYPE_CHECKING:
     from .server import Server
@@ -126,10 +124,8 @@ class Drain:
             for connection in waiting[:batch]:
                 if isinstance(connection, HTTPConnection):
                     connection.ask_to_end()
-                elif connection.stage is HANDSHAKE:
-                    connection.reject(503)
                 else:
-                    connection.close(RESTART, "restarting")
+                    connection.tell_restart()
             del waiting[:batch]
             if waiting and self._left(TOLD) > 0:
                 self._pause(PACE)

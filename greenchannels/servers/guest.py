@@ -14,12 +14,10 @@ from typing import Any
 
 from gevent.event import Event
 
-from ..close_codes import RESTART
 from ..net.transport import Transport
 from .drain import Drain
-from .http import HTTPConnection
 from .server import Server
-from .socket_life import HANDSHAKE
+from .websocket import ServerSocket
 
 #: Seconds that a peer has to answer the close frame when its greenlet is killed.
 LAST_WORDS = 0.5
@@ -59,22 +57,14 @@ class GuestServer(Server):
         try:
             end.wait()
         except BaseException:
-            self._tell(transport)
+            connection = self.connections.get(transport)
+            if isinstance(connection, ServerSocket):
+                connection.tell_restart()
+                transport.write_now()
             end.wait(LAST_WORDS)
             raise
         finally:
             transport.abort()
-
-    def _tell(self, transport: Transport) -> None:
-        """Tell a socket that it has to come back later, or elsewhere."""
-        connection = self.connections.get(transport)
-        if connection is None or isinstance(connection, HTTPConnection):
-            return
-        if connection.stage is HANDSHAKE:
-            connection.reject(503)
-        else:
-            connection.close(RESTART, "restarting")
-        transport.write_now()
 
     def connection_gone(self, transport: Transport) -> None:
         """See ``Server.connection_gone``."""

@@ -31,6 +31,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..close_codes import RESTART
 from ..errors import HandshakeRefused
 from ..layers.layer import Layer
 from ..net.transport import Transport
@@ -42,7 +43,7 @@ from .endpoint import Endpoint
 from .gsgi import EventPort
 from .opening import Opening
 from .socket_closing import SocketClosing
-from .socket_life import ENDED, OPEN
+from .socket_life import ENDED, HANDSHAKE, OPEN
 from .socket_run import in_hub
 
 if TYPE_CHECKING:
@@ -144,6 +145,13 @@ class ServerSocket(SocketClosing):
         self._set_alarm(self._endpoint.timeouts.close_timeout, self._abort)
         self._end(HandshakeRefused, status)
         self._transport.close(linger=True)
+
+    def tell_restart(self) -> None:
+        """Tell the peer to come again: the process that serves it ends."""
+        if self._stage is HANDSHAKE:
+            self.reject(503)
+        else:
+            self.close(RESTART, "restarting")
 
     @in_hub
     def _undecided(self) -> None:
