@@ -1,0 +1,176 @@
+"""A real Redis that tests start, kill and stop, and a proxy that loses its bytes."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket as stdlib_socket
+import tempfile
+
+import gevent
+import pytest
+from gevent import socket, subprocess
+from gevent.server import StreamServer
+
+from greenchannels.testing.recording import PATIENCE, until
+
+#: What runs as the server: Redis, else Valkey.
+BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+class RedisServer:
+    """A server of its own on a free port, which keeps nothing."""
+
+    def __init__(self, folder, *options):
+        self.folder = folder
+        self.options = options
+        self.port = free_port()
+        self.password = None
+        self._running = None
+        self.start()
+
+    def url(self, **options):
+        """Return its URL for an application."""
+        options.setdefault("prefix", "test")
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}127.0.0.1:{self.port}?{query}"
+
+    def start(self):
+        """Start it, and wait until it answers."""
+        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", self.folder]
+        command += self.options
+        with open(os.path.join(self.folder, "log"), "ab") as log:
+            self._running = subprocess.Popen(command, stdout=log, stderr=log)
+        until(self.answers)
+
+    def answers(self):
+        """Say whether it lets somebody talk to it."""
+        with contextlib.suppress(OSError, EOFError):
+            return self("PING") == b"+PONG"
+        return False
+
+    def __call__(self, *words, whole=False):
+        """Carry out a command; return the answer's first line, or all that came."""
+        sock = socket.create_connection(("127.0.0.1", self.port), 2.0)
+        try:
+            if self.password:
+                sock.sendall(encode("AUTH", self.password))
+            sock.sendall(encode(*words))
+            with sock.makefile("rb") as lines:
+                if self.password:
+                    lines.readline()
+                line = lines.readline().rstrip(b"\r\n")
+                if not line:
+                    raise EOFError
+                if whole and line.startswith(b"$"):
+                    return lines.read(int(line[1:]))
+                return line
+        finally:
+            sock.close()
+
+    def clients(self):
+        """Return the lines of CLIENT LIST about processes of ours."""
+        found = self("CLIENT", "LIST", whole=True).decode().splitlines()
+        return [line for line in found if "name=greenchannels-" in line]
+
+    def signal(self, number):
+        """Send it a signal."""
+        self._running.send_signal(number)
+
+    def kill(self):
+        """Kill it with SIGKILL."""
+        if self._running is not None and self._running.poll() is None:
+            self.signal(signal.SIGCONT)
+            self._running.kill()
+            self._running.wait(timeout=PATIENCE)
+
+
+def encode(*words):
+    """Return a command as Redis reads it."""
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+    return b"*%d\r\n" % len(words) + b"".join(parts)
+
+
+def free_port():
+    """Return a port on which nobody listens."""
+    with stdlib_socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Proxy:
+    """
+    Stands between Redis and its clients.
+
+    Attributes:
+        forwards: Whether bytes go on; else they are taken and lost, both ways.
+        answers: Whether bytes of the server go on.
+
+    """
+
+    def __init__(self, port):
+        self._port = port
+        self._ends = []
+        self.forwards = self.answers = True
+        self._server = StreamServer(("127.0.0.1", 0), self._serve)
+        self._server.start()
+        self.port = self._server.server_port
+
+    def _serve(self, client, address):
+        server = socket.create_connection(("127.0.0.1", self._port))
+        self._ends += [client, server]
+        back = gevent.spawn(self._pass, server, client, False)
+        self._pass(client, server, True)
+        back.join()
+        for end in (client, server):
+            end.close()
+
+    def _pass(self, source, target, from_client):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.forwards and (from_client or self.answers):
+                    target.sendall(data)
+            target.shutdown(stdlib_socket.SHUT_WR)
+
+    def close(self):
+        """End it."""
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(stdlib_socket.SHUT_RDWR)
+        self._server.stop(timeout=1)
+
+
+@contextlib.contextmanager
+def running_redis(*options):
+    """Have a server for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="gc-") as folder:
+        server = RedisServer(folder, *options)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def shared_redis():
+    """A server that nobody kills."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server():
+    """A server of the test's own."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(redis_server):
+    """A proxy before the test's server."""
+    proxy = Proxy(redis_server.port)
+    yield proxy
+    proxy.close()
