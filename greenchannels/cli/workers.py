@@ -20,7 +20,6 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from ..errors import ConfigurationError
 from ..gunicorn import Worker
 from ..layers.registry import make_layer
 from ..net.binding import close_listening
@@ -41,6 +40,7 @@ from .run import (
     EXIT_START,
     describe,
     explain,
+    is_usage,
     layer_url,
     let_go_of_stdout,
     open_access_log,
@@ -172,8 +172,8 @@ class RunWorker(Worker):
         except Exception as error:
             if self.booted:
                 raise
-            wrong = isinstance(error, ConfigurationError)
-            self._give_up(WRONG_APP if wrong else FAILED, f"Error: {explain(error)}")
+            code = WRONG_APP if is_usage(error) else FAILED
+            self._give_up(code, f"Error: {explain(error)}")
         let_go_of_stdout()
 
     def started(self) -> None:

@@ -22,7 +22,7 @@ from gevent import get_hub
 from gevent.monkey import get_original
 
 from ..net.clock import Alarm, Clock
-from .numbers import PROBE
+from .numbers import NO_NUMBERS, PROBE
 from .ports import BusState, Deliver, OnState, Witness
 from .redis_connection import Refusal
 from .redis_frames import encode_head, read_head
@@ -34,11 +34,14 @@ from .redis_url import read_url
 CLOSE_TIMEOUT = 1.0
 
 #: Seconds between two looks whether probes come back.
-LOOK_INTERVAL = 1.0
+LOOK_INTERVAL = 0.5
 
 #: Seconds after which a listener is deaf that has not heard its own probe: if it has
 #: heard nothing else meanwhile, and if it has.
 ECHO_TIMEOUT, LONGEST_ECHO_TIMEOUT = 3.5, 10.0
+
+#: The same for the probe that is published when Redis can be reached again.
+FIRST_ECHO_TIMEOUT = 2.0
 
 #: Seconds between two warnings of the same.
 WARNING_INTERVAL = 10.0
@@ -77,8 +80,10 @@ class RedisBus:
         self._thread = 0
         self._clock: Clock | None = None
         self._alarm: Alarm | None = None
-        #: When the oldest probe was published that has not come back.
+        #: When the oldest probe was published that has not come back, and how long
+        #: that may take.
         self._asked: float | None = None
+        self._patience = ECHO_TIMEOUT
         self._log = OutageLog(str(self._address))
         #: Whether both connections are as they should be; unknown before the start.
         self._whole: bool | None = None
@@ -134,7 +139,7 @@ class RedisBus:
         """Queue ``data``; False if Redis is away or too much waits for it."""
         queued = self._publisher.publish(topic, data)
         if queued and topic == PROBE and self._asked is None:
-            self._asked = time.monotonic()
+            self._asked, self._patience = time.monotonic(), ECHO_TIMEOUT
         return queued
 
     def catch_up(self, topic: str) -> None:
@@ -219,20 +224,29 @@ class RedisBus:
     def link_changed(self, error: Exception | None) -> None:
         """One of the two connections came or went."""
         listener = self._listener.stage
+        whole_before = self._whole
         whole = self._publisher.up and listener not in (Stage.DOWN, Stage.JOINING)
         if error is not None:
             self._log.down(error)
-        if whole is self._whole:
+            self._publisher.look()
+        elif not whole_before and self._publisher.up and listener is Stage.UP:
+            self._ask_for_echo()
+        if whole is whole_before:
             return
-        before, self._whole = self._whole, whole
+        self._whole = whole
         if not whole:
             self.counters["outages"] += 1
             self._on_state(BusState.DOWN, ())
-        elif before is not None:
+        elif whole_before is not None:
             self._log.up()
             self._on_state(BusState.UP, ())
 
     # Whether it still hears.
+
+    def _ask_for_echo(self) -> None:
+        """The listener may be older than the outage, and deaf since then."""
+        if self.publish(PROBE, NO_NUMBERS):
+            self._asked, self._patience = time.monotonic(), FIRST_ECHO_TIMEOUT
 
     def _look(self) -> None:
         """Find out whether probes come back. Hub only, but for the first time."""
@@ -244,7 +258,7 @@ class RedisBus:
         elif self._asked is not None:
             waited = now - self._asked
             silent = now - listener.last_heard
-            if min(waited, silent) > ECHO_TIMEOUT or waited > LONGEST_ECHO_TIMEOUT:
+            if min(waited, silent) > self._patience or waited > LONGEST_ECHO_TIMEOUT:
                 self._asked = None
                 self.counters["deaf listeners"] += 1
                 logger.warning("nothing comes from Redis any more: listening anew")

@@ -73,7 +73,7 @@ class RedisConnection(Connection):
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self.sock: Any = None
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             host=address.host,
             port=address.port,
             username=address.username,
@@ -154,7 +154,7 @@ class RedisConnection(Connection):
 
     def end(self) -> None:
         """Close it; never blocks. Only who reads from it may."""
-        self.disconnect()  # type: ignore[no-untyped-call]
+        self.disconnect()  # type: ignore[no-untyped-call, unused-ignore]
         if self.sock is not None:
             self.sock.close()
 
@@ -173,7 +173,7 @@ def connect_to(address: RedisAddress) -> RedisConnection:
     late = TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s")
     try:
         with gevent.Timeout(CONNECT_TIMEOUT, late):
-            connection.connect()
+            connection.connect()  # type: ignore[no-untyped-call, unused-ignore]
             _introduce(connection)
     except BaseException as error:
         connection.end()
@@ -190,7 +190,7 @@ def _introduce(connection: RedisConnection) -> None:
     name = b"greenchannels-%d" % os.getpid()
     connection.send(encode_command(b"CLIENT", b"SETNAME", name))
     try:
-        connection.read_response()  # type: ignore[no-untyped-call]
+        connection.read_response()  # type: ignore[no-untyped-call, unused-ignore]
     except theirs.ResponseError as error:
         logger.debug("Redis: CLIENT SETNAME: %s", error)
 

@@ -106,6 +106,8 @@ class Listener:
         #: Channels that were asked for and confirmed on this connection.
         self._asked = self._confirmed = 0
         self._waiters: deque[tuple[int, Signal]] = deque()
+        #: Channels whose wish nobody waits for any more, though it is not confirmed.
+        self._late: set[bytes] = set()
         #: The number of the last channel that was wanted before this connection.
         self._joined_at = 0
         self._work, self._over = Signal(), Signal()
@@ -128,9 +130,10 @@ class Listener:
         Want ``topics``; return whether Redis has confirmed it.
 
         Blocks at most ``timeout`` seconds; not in the hub, and not while it is away.
+        What is confirmed later is announced as a gap.
 
         Args:
-            known_down: Whether the server is known to be away, if nothing was tried.
+            known_down: Whether the server is known to be away.
 
         Raises:
             LayerRefused: If this program was never let in.
@@ -147,11 +150,14 @@ class Listener:
             self._begin(known_down)
         if self.stage in (Stage.JOINING, Stage.UP):
             self._ask(channels, wanted=True)
+        confirmed = False
         if self.stage is not Stage.DOWN and getcurrent() is not get_hub():
-            return self._wait(timeout)
+            confirmed = self._wait(0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
-        return False
+        if not confirmed and self.stage in (Stage.JOINING, Stage.UP):
+            self._late.update(channels)
+        return confirmed
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Want ``topics`` no more; never blocks."""
@@ -195,8 +201,6 @@ class Listener:
             mine = [w for w in self._waiters if w[1] is waiter[1]]
             if mine:
                 self._waiters.remove(mine[0])
-        if self._refusal is not None and not self._ever_up:
-            raise self._refusal
         return not mine and self.stage in (Stage.JOINING, Stage.UP)
 
     # Life.
@@ -266,6 +270,7 @@ class Listener:
         self._queue.clear()
         self._sent.clear()
         self._awaited.clear()
+        self._late.clear()
         self._asked = self._confirmed = 0
         for _, signal in self._waiters:
             signal.set()
@@ -366,11 +371,11 @@ class Listener:
         """All of a command is confirmed."""
         if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
             self._joined()
-        if command.again:
-            found = [self._topics.get(channel) for channel in command.channels]
-            topics = [topic for topic in found if topic is not None]
-            if topics:
-                self._owner.gap(topics)
+        missed = [c for c in command.channels if command.again or c in self._late]
+        self._late.difference_update(missed)
+        topics = [self._topics[c] for c in missed if c in self._topics]
+        if topics:
+            self._owner.gap(topics)
         while self._waiters and self._waiters[0][0] <= self._confirmed:
             self._waiters.popleft()[1].set()
 

@@ -34,7 +34,7 @@ IDLE = 0.01
 LOOK_INTERVAL = 1.0
 
 #: Seconds that a connection lasts if it is good for something.
-SOUND = 1.0
+SOUND = 0.1
 
 #: What ``stats`` calls messages whose fate is not known, and those that were too much.
 UNANSWERED = "publishes lost with the connection"
@@ -133,6 +133,10 @@ class Publisher:
         self.up = False
         self._over.set()
 
+    def look(self) -> None:
+        """Find out soon whether the connection is still there. Never blocks."""
+        self._work.set()
+
     def connections(self) -> list[RedisConnection]:
         """Return the open connection, if there is one."""
         return [self._connection] if self._connection is not None else []
@@ -205,7 +209,7 @@ class Publisher:
             self._work.clear()
             idle = time.monotonic() - self._used > IDLE
             if idle and connection.has_ended():
-                raise ConnectionError("closed by the server")
+                raise ConnectionError("Connection closed by server.")
             while self._queue:
                 self._send_batch(connection)
 

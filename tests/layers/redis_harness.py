@@ -107,14 +107,14 @@ class Proxy:
 
     Attributes:
         forwards: Whether bytes go on; else they are taken and lost, both ways.
-        answers: Whether bytes of the server go on.
+        deafens: Whether what the server says to those who have subscribed is lost.
 
     """
 
     def __init__(self, port):
         self._port = port
         self._ends = []
-        self.forwards = self.answers = True
+        self.forwards, self.deafens = True, False
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
         self.port = self._server.server_port
@@ -122,18 +122,25 @@ class Proxy:
     def _serve(self, client, address):
         server = socket.create_connection(("127.0.0.1", self._port))
         self._ends += [client, server]
-        back = gevent.spawn(self._pass, server, client, False)
-        self._pass(client, server, True)
+        said = bytearray()
+        back = gevent.spawn(self._pass_back, server, client, said)
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                said += data
+                if self.forwards:
+                    server.sendall(data)
+            server.shutdown(stdlib_socket.SHUT_WR)
         back.join()
         for end in (client, server):
             end.close()
 
-    def _pass(self, source, target, from_client):
+    def _pass_back(self, server, client, said):
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if self.forwards and (from_client or self.answers):
-                    target.sendall(data)
-            target.shutdown(stdlib_socket.SHUT_WR)
+            while data := server.recv(65536):
+                deaf = self.deafens and b"SUBSCRIBE" in said
+                if self.forwards and not deaf:
+                    client.sendall(data)
+            client.shutdown(stdlib_socket.SHUT_WR)
 
     def close(self):
         """End it."""
