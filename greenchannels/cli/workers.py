@@ -21,7 +21,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from ..gunicorn import Worker
-from ..layers.registry import make_layer
+from ..layers.registry import make_layer, shown_url
 from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..servers.server import Server
@@ -227,7 +227,9 @@ def serve_by_workers(
         logger.warning("with memory:// the groups of each worker are its own")
     places = [describe(sock.getsockname(), secure) for sock in socks]
     news = [f"Listening on {place} (Ctrl-C to stop)" for place in places]
-    arbiter = Arbiter(Service(spec, values), socks, [f"Groups over {url}", *news])
+    arbiter = Arbiter(
+        Service(spec, values), socks, [f"Groups over {shown_url(url)}", *news]
+    )
     try:
         arbiter.run()
     except (RuntimeError, OSError) as error:  # of the pid file, before all else

@@ -222,7 +222,7 @@ class Accounts:
         #: Whether the last probes were lost.
         self._untold = False
         #: Echoes of this minute, and who has sent a probe in it and the last one.
-        self._echoes = 0
+        self._echoes, self._echoed = 0, 0.0
         self._alive: set[str] = set()
         self._alive_before: set[str] = set()
 
@@ -255,6 +255,10 @@ class Accounts:
         For a bus that does not say who has ended: who sends no probe for a minute has.
         Time in which nothing was heard does not count.
         """
+        now = time.monotonic()
+        if now - self._echoed < PROBE_INTERVAL / 2:
+            return
+        self._echoed = now
         self._echoes += 1
         if self._echoes == ECHOES:
             self.heard.forget_others(self._alive | self._alive_before)

@@ -40,7 +40,7 @@ LOOK_INTERVAL = 0.5
 #: heard nothing else meanwhile, and if it has.
 ECHO_TIMEOUT, LONGEST_ECHO_TIMEOUT = 3.5, 10.0
 
-#: The same for the probe that is published when Redis can be reached again.
+#: The same for the probe that is published when a connection was made.
 FIRST_ECHO_TIMEOUT = 2.0
 
 #: Seconds between two warnings of the same.
@@ -229,7 +229,7 @@ class RedisBus:
         if error is not None:
             self._log.down(error)
             self._publisher.look()
-        elif not whole_before and self._publisher.up and listener is Stage.UP:
+        elif self._publisher.up and listener is Stage.UP:
             self._ask_for_echo()
         if whole is whole_before:
             return
@@ -244,7 +244,7 @@ class RedisBus:
     # Whether it still hears.
 
     def _ask_for_echo(self) -> None:
-        """The listener may be older than the outage, and deaf since then."""
+        """A listener may be older than what made another connection end, and deaf."""
         if self.publish(PROBE, NO_NUMBERS):
             self._asked, self._patience = time.monotonic(), FIRST_ECHO_TIMEOUT
 

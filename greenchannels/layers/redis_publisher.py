@@ -196,6 +196,7 @@ class Publisher:
                 if time.monotonic() - began > SOUND:
                     pauses.reset()
                     if self._reconnect_at_once():
+                        self._owner.link_changed(None)
                         continue
                 self._fail(error)
                 pauses.wait()

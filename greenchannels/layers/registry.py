@@ -12,6 +12,7 @@ command of ours has started has no edge that could.
 from __future__ import annotations
 
 import os
+import re
 from contextvars import ContextVar
 from typing import Any
 
@@ -78,7 +79,7 @@ def make_layer(url: str) -> Layer:
     if scheme in ("redis", "rediss"):
         return Layer(_redis_bus(url))
     raise ConfigurationError(
-        f"no layer for {_without_secrets(url)!r}: known are memory://, ipc://NAME,"
+        f"no layer for {shown_url(url)!r}: known are memory://, ipc://NAME,"
         " redis://HOST and rediss://HOST"
     )
 
@@ -96,10 +97,11 @@ def _redis_bus(url: str) -> Bus:
     return RedisBus(url)
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL without what may be a password."""
+def shown_url(url: str) -> str:
+    """Return a layer's URL as it may be printed: without users and passwords."""
     scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
+    rest = re.sub(r"(ssl_password=)[^&]*", r"\1...", rest.rpartition("@")[2])
+    return scheme + separator + rest
 
 
 def start_layer(layer: Layer, reactor: Reactor) -> None:
@@ -145,7 +147,7 @@ def _outside_url() -> str:
     url = configured_url()
     how = (
         "say which layer servers have, by greenchannels.configure(layer='ipc://NAME')"
-        f" or {VARIABLE}=ipc://NAME in the environment"
+        f" or {VARIABLE}=ipc://NAME in the environment (or redis://HOST)"
     )
     if not url:
         raise ConfigurationError(

@@ -106,7 +106,6 @@ class Proxy:
     Stands between Redis and its clients.
 
     Attributes:
-        forwards: Whether bytes go on; else they are taken and lost, both ways.
         deafens: Whether what the server says to those who have subscribed is lost.
 
     """
@@ -114,10 +113,16 @@ class Proxy:
     def __init__(self, port):
         self._port = port
         self._ends = []
-        self.forwards, self.deafens = True, False
+        #: Sockets whose bytes are taken and lost.
+        self._lost = set()
+        self.deafens = False
         self._server = StreamServer(("127.0.0.1", 0), self._serve)
         self._server.start()
         self.port = self._server.server_port
+
+    def lose(self):
+        """Take and lose all bytes of the connections that there are, for ever."""
+        self._lost.update(self._ends)
 
     def _serve(self, client, address):
         server = socket.create_connection(("127.0.0.1", self._port))
@@ -127,7 +132,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 said += data
-                if self.forwards:
+                if client not in self._lost:
                     server.sendall(data)
             server.shutdown(stdlib_socket.SHUT_WR)
         back.join()
@@ -138,7 +143,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 deaf = self.deafens and b"SUBSCRIBE" in said
-                if self.forwards and not deaf:
+                if server not in self._lost and not deaf:
                     client.sendall(data)
             client.shutdown(stdlib_socket.SHUT_WR)
 
