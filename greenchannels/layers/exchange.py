@@ -22,6 +22,9 @@ logger = logging.getLogger("greenchannels.layer")
 #: What ``stats`` calls messages that were lost between processes.
 MISSED = "messages missed"
 
+#: What ``stats`` calls messages that did not reach all other processes.
+LOST = "lost publishes"
+
 #: What ``stats`` calls messages for sockets that are no more.
 GONE = "sent to channels that have gone"
 
@@ -149,9 +152,13 @@ class Exchange:
     # Witness.
 
     def unheard(self, topic: str) -> None:
-        """Nobody wanted a message; if it was for one process, that is no more."""
-        if topic.startswith("p:") and not self.calls.fail(topic[2:]):
-            self._counters[GONE] += 1
+        """Nobody wanted a message; if it was for a process, that is away or no more."""
+        process = topic.removeprefix("p:")
+        if process == topic:
+            return
+        lives = self.accounts.heard_lately(process)
+        if not self.calls.fail(process, lives=lives):
+            self._counters[LOST if lives else GONE] += 1
 
     def echo(self) -> None:
         """A probe of this process has come back."""

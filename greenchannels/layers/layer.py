@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..net.reactor import Reactor
 from .codec import Broadcast, decode_message, encode_message, make_broadcast
-from .exchange import GONE, Exchange, process_topic
+from .exchange import GONE, LOST, Exchange, process_topic
 from .ports import Bus, BusState, Linked
 
 #: Members served in one go.
@@ -513,7 +513,7 @@ class Layer:
         data = encode_message(broadcast, exclude=name, epoch=epoch, number=number)
         if self._bus.publish(topic, data):
             return True
-        self.counters["lost publishes"] += 1
+        self.counters[LOST] += 1
         return False
 
     def _wait_for_turn(self, found: Topic, reactor: Reactor) -> None:

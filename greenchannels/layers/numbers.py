@@ -100,7 +100,8 @@ class Published:
 
     def tell_again(self) -> None:
         """The last probes were lost: what they said belongs into the next ones."""
-        self._used = dict.fromkeys(self._told) | self._used
+        known = [topic for topic in self._told if self.last(topic) != NOTHING]
+        self._used = dict.fromkeys(known) | self._used
 
 
 class Heard:
@@ -221,10 +222,10 @@ class Accounts:
         self._page_turned = time.monotonic()
         #: Whether the last probes were lost.
         self._untold = False
-        #: Echoes of this minute, and who has sent a probe in it and the last one.
+        #: Echoes of this minute, and who has sent a probe in it and the last one, when.
         self._echoes, self._echoed = 0, 0.0
-        self._alive: set[str] = set()
-        self._alive_before: set[str] = set()
+        self._alive: dict[str, float] = {}
+        self._alive_before: dict[str, float] = {}
 
     def take(self, topic: str, origin: str, epoch: int, number: int) -> bool:
         """Note a message; return False if it has been heard already."""
@@ -262,7 +263,12 @@ class Accounts:
         self._echoes += 1
         if self._echoes == ECHOES:
             self.heard.forget_others(self._alive | self._alive_before)
-            self._alive_before, self._alive, self._echoes = self._alive, set(), 0
+            self._alive_before, self._alive, self._echoes = self._alive, {}, 0
+
+    def heard_lately(self, origin: str) -> bool:
+        """Say whether a process has just sent a probe, so that it should live."""
+        last = self._alive.get(origin) or self._alive_before.get(origin, 0.0)
+        return time.monotonic() - last < 3 * PROBE_INTERVAL
 
     def take_probe(self, origin: str, data: bytes) -> None:
         """
@@ -273,7 +279,7 @@ class Accounts:
 
         """
         told = _read(data, list[tuple[str, int, int]])
-        self._alive.add(origin)
+        self._alive[origin] = time.monotonic()
         for topic, epoch, number in told:
             missed = self.heard.check(topic, origin, epoch, number)
             if missed:

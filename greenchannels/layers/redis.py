@@ -84,6 +84,7 @@ class RedisBus:
         #: that may take.
         self._asked: float | None = None
         self._patience = ECHO_TIMEOUT
+        self._looked = 0.0
         self._log = OutageLog(str(self._address))
         #: Whether both connections are as they should be; unknown before the start.
         self._whole: bool | None = None
@@ -92,7 +93,7 @@ class RedisBus:
 
     def start(self, deliver: Deliver, on_state: OnState) -> str:
         """
-        Connect; blocks at most for one attempt of 2 s.
+        Connect; blocks for one attempt, usually 2 s at most.
 
         If the server is away, that is a state and no error.
 
@@ -109,6 +110,7 @@ class RedisBus:
         self._publisher.start(self._head)
         self._thread = _get_ident()
         self._clock = Clock(get_hub().loop)
+        self._looked = time.monotonic()
         self._look()
         _started.add(self)
         return origin
@@ -165,7 +167,7 @@ class RedisBus:
 
     def stats(self) -> dict[str, int]:
         """Return counts of what happened, and how many connections there are."""
-        open_now = len(self._publisher.connections() + self._listener.connections())
+        open_now = self._publisher.connected + self._listener.connected
         return {**self.counters, "connections": open_now}
 
     def _stop(self) -> None:
@@ -176,18 +178,15 @@ class RedisBus:
 
     def abandon(self) -> None:
         """This is a forked child: the connections are its parent's. Never blocks."""
-        found = self._publisher.connections() + self._listener.connections()
-        self._publisher.abandon()
-        self._listener.abandon()
         if self._thread == _get_ident():
-            for connection in found:
-                connection.cut()
+            self._publisher.abandon()
+            self._listener.abandon()
             self._stop()
         else:
             # The hub was another thread's: what it was about to do is half done.
             _of_parent.append((self._clock, self._publisher, self._listener))
-            for connection in found:
-                connection.forsake()
+            self._publisher.forsake()
+            self._listener.forsake()
             self._clock = None
             _started.discard(self)
 
@@ -253,12 +252,16 @@ class RedisBus:
         assert self._clock is not None
         self._alarm = self._clock.call_later(LOOK_INTERVAL, self._look)
         now, listener = time.monotonic(), self._listener
+        late = now - self._looked - LOOK_INTERVAL
+        self._looked = now
+        if self._asked is not None and late > LOOK_INTERVAL:
+            self._asked += late  # the hub could not read meanwhile
         if listener.stage is not Stage.UP or not self._publisher.up:
             self._asked = None
         elif self._asked is not None:
             waited = now - self._asked
-            silent = now - listener.last_heard
-            if min(waited, silent) > self._patience or waited > LONGEST_ECHO_TIMEOUT:
+            silent = now - max(listener.last_heard, self._asked)
+            if silent > self._patience or waited > LONGEST_ECHO_TIMEOUT:
                 self._asked = None
                 self.counters["deaf listeners"] += 1
                 logger.warning("nothing comes from Redis any more: listening anew")

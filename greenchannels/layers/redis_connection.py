@@ -29,8 +29,9 @@ from .redis_url import RedisAddress
 #: Seconds for a connection to be made and let in.
 CONNECT_TIMEOUT = 2.0
 
-#: Seconds that Redis may take to answer, or to take what is sent to it.
-REPLY_TIMEOUT = 4.0
+#: Seconds that Redis may take to answer, or to take what is sent to it. An answer is
+#: waited for twice: when the hub was busy for so long, it is there by then.
+REPLY_TIMEOUT = 2.0
 
 #: Bytes that are read at a time.
 READ_SIZE = 64 * 1024
@@ -113,7 +114,7 @@ class RedisConnection(Connection):
 
     def read(self) -> Any:
         """
-        Return the next reply; blocks as long as the socket's timeout says.
+        Return the next reply; blocks for two of the socket's timeouts.
 
         Raises:
             OSError: If the connection is over.
@@ -121,7 +122,10 @@ class RedisConnection(Connection):
 
         """
         try:
-            return self.read_response()
+            try:
+                return self.read_response(disconnect_on_error=False)
+            except theirs.TimeoutError:
+                return self.read_response(disconnect_on_error=False)
         except theirs.ResponseError as error:
             raise Refusal(str(error)) from error
         except theirs.RedisError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -110,6 +111,8 @@ class Listener:
         self._late: set[bytes] = set()
         #: The number of the last channel that was wanted before this connection.
         self._joined_at = 0
+        #: When all of those were confirmed.
+        self._joined_when = math.inf
         self._work, self._over = Signal(), Signal()
         self._connection: RedisConnection | None = None
         self._greenlet: Greenlet[..., None] | None = None
@@ -223,14 +226,23 @@ class Listener:
         self._forget()
 
     def abandon(self) -> None:
-        """This is a forked child: the connection is its parent's. Never blocks."""
+        """This is a forked child of the hub's thread: end. Never blocks."""
         self.stage = Stage.CLOSED
         self._over.set()
         self._topics.clear()
+        if self._connection is not None:
+            self._connection.cut()
 
-    def connections(self) -> list[RedisConnection]:
-        """Return the open connection, if there is one."""
-        return [self._connection] if self._connection is not None else []
+    def forsake(self) -> None:
+        """This is a forked child of another thread: the greenlets will never run."""
+        self.stage = Stage.CLOSED
+        if self._connection is not None:
+            self._connection.forsake()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
 
     def reconnect(self) -> None:
         """The connection is deaf: make another. Never blocks."""
@@ -242,7 +254,7 @@ class Listener:
     def _run(self) -> None:
         pauses = Pauses(self._over)
         while not self._over.is_set():
-            began = time.monotonic()
+            self._joined_when = math.inf
             try:
                 self._connection = connect_to(self._address)
                 self._listen(self._connection)
@@ -250,7 +262,7 @@ class Listener:
                 self._lose(error)
             finally:
                 self._disconnect()
-            if time.monotonic() - began > SOUND:
+            if time.monotonic() - self._joined_when > SOUND:
                 pauses.reset()
             pauses.wait()
 
@@ -382,5 +394,6 @@ class Listener:
     def _joined(self) -> None:
         """All that was wanted before this connection is confirmed."""
         self.stage = Stage.UP
+        self._joined_when = time.monotonic()
         self._ever_up, self._refusal = True, None
         self._owner.link_changed(None)

@@ -93,7 +93,7 @@ class Publisher:
 
     def start(self, head: bytes) -> None:
         """
-        Connect and go on; blocks for one attempt, and tries again later if it fails.
+        Connect and go on; blocks for one attempt, at most 6 s, and tries again later.
 
         Args:
             head: What all payloads begin with.
@@ -121,6 +121,7 @@ class Publisher:
         """Send what waits, blocking at most ``timeout`` seconds, and end."""
         if self.up and self._queued > self._settled:
             self._wait_for(self._queued, timeout)
+        self.up = False
         self._over.set()
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
@@ -129,17 +130,26 @@ class Publisher:
         self._give_up()
 
     def abandon(self) -> None:
-        """This is a forked child: the connection is its parent's. Never blocks."""
+        """This is a forked child of the hub's thread: end. Never blocks."""
         self.up = False
         self._over.set()
+        if self._connection is not None:
+            self._connection.cut()
+
+    def forsake(self) -> None:
+        """This is a forked child of another thread: the greenlet will never run."""
+        self.up = False
+        if self._connection is not None:
+            self._connection.forsake()
 
     def look(self) -> None:
         """Find out soon whether the connection is still there. Never blocks."""
         self._work.set()
 
-    def connections(self) -> list[RedisConnection]:
-        """Return the open connection, if there is one."""
-        return [self._connection] if self._connection is not None else []
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
 
     # Publishing.
 
@@ -192,8 +202,11 @@ class Publisher:
                     self._owner.link_changed(None)
                 self._serve()
             except (OSError, ConfigurationError) as error:
+                if self._over.is_set():
+                    return
+                connected = self._connection is not None
                 self._end_connection()
-                if time.monotonic() - began > SOUND:
+                if connected and time.monotonic() - began > SOUND:
                     pauses.reset()
                     if self._reconnect_at_once():
                         self._owner.link_changed(None)

@@ -101,9 +101,13 @@ class RemoteCalls:
             name, _, text = answer.partition(":")
             raise ERRORS[name](text)
 
-    def fail(self, process: str) -> bool:
+    def fail(self, process: str, *, lives: bool) -> bool:
         """
-        Answer the calls to a process that is no more; never blocks.
+        Answer the calls to a process that does not hear; never blocks.
+
+        Args:
+            process: Who does not.
+            lives: Whether it is only away, as far as is known.
 
         Returns:
             Whether there were some.
@@ -111,8 +115,12 @@ class RemoteCalls:
         """
         calls = [c for c in self._calls.values() if c[1] == process]
         for result, _, operation in calls:
-            gone = f"ConnectionEnded:{process} is no more"
-            result.set("" if operation == "discard" else gone)
+            if lives:
+                result.set(f"LayerUnavailable:{process} does not hear now")
+            elif operation == "discard":
+                result.set("")
+            else:
+                result.set(f"ConnectionEnded:{process} is no more")
         return bool(calls)
 
     def take(self, data: bytes) -> None:

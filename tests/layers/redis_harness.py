@@ -75,6 +75,16 @@ class RedisServer:
         found = self("CLIENT", "LIST", whole=True).decode().splitlines()
         return [line for line in found if "name=greenchannels-" in line]
 
+    def listeners(self, channel):
+        """Return how many connections have subscribed to a channel."""
+        sock = socket.create_connection(("127.0.0.1", self.port), 2.0)
+        try:
+            sock.sendall(encode("PUBSUB", "NUMSUB", channel))
+            with sock.makefile("rb") as lines:
+                return int([lines.readline() for _ in range(4)][-1][1:])
+        finally:
+            sock.close()
+
     def signal(self, number):
         """Send it a signal."""
         self._running.send_signal(number)

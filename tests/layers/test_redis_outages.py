@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from greenchannels.errors import LayerRefused, LayerUnavailable
+from greenchannels.errors import ConnectionEnded, LayerRefused, LayerUnavailable
 from greenchannels.layers.layer import group_topic
 from greenchannels.layers.registry import make_layer
 from greenchannels.net.reactor import Reactor
@@ -498,3 +498,57 @@ def test_processes_are_named_and_channels_prefixed(start, redis_server):
     assert [m.texts for m in members[:3]] == [["0"], ["1"], ["2"]]
     assert len(redis_server.clients()) == 2 * len(layers)
     assert redis_server("PUBSUB", "NUMSUB", "a:g:room").startswith(b"*2")
+
+
+def test_a_hub_that_was_busy_loses_no_connection(pair):
+    """What has come meanwhile counts, though it is late."""
+    for _ in range(2):
+        pair.send(5)
+        for layer in pair.layers:
+            layer.probe()
+        gevent.sleep(0)
+        time.sleep(5)
+        pair.send(5)
+        gevent.sleep(0.6)
+    pair.exact()
+    assert pair.missed(0) == pair.missed(1) == 0
+    assert pair.count("outages of the layer") == pair.count("deaf listeners") == 0
+    assert pair.count("publishes lost with the connection") == 0
+
+
+def test_processes_that_do_not_hear_now_are_unavailable_and_then_gone(
+    pair, redis_server
+):
+    """Who has just sent a probe may come back; nobody waits for an answer."""
+    one, other = pair.layers
+    name = other.new_channel(pair.members[1])
+    other.probe()
+    until(lambda: one._exchange.accounts.heard_lately(other.origin))
+    other._bus.unsubscribe([f"p:{other.origin}"])
+    until(lambda: redis_server.listeners(f"test:p:{other.origin}") == 0)
+    began = time.monotonic()
+    with pytest.raises(LayerUnavailable):
+        one.add_channel(group_topic("a"), name)
+    one.send_channel(name, text("lost"))
+    until(lambda: one.stats().get("lost publishes") == 1)
+    one._exchange.accounts._alive.clear()
+    with pytest.raises(ConnectionEnded):
+        one.add_channel(group_topic("a"), name)
+    one.discard_channel(group_topic("a"), name)
+    one.send_channel(name, text("lost"))
+    until(lambda: one.stats().get("sent to channels that have gone") == 1)
+    assert time.monotonic() - began < 20
+
+
+def test_late_confirmations_are_gaps(start, redis_server, proxy):
+    """A join that nobody waited for is announced when it holds."""
+    one = start(redis_server.url().replace(str(redis_server.port), str(proxy.port)))
+    member = RecordingMember(listens=("layer.gap",))
+    one._bus.subscribe(["g:other"], 5)
+    redis_server.signal(signal.SIGSTOP)
+    assert one._bus.subscribe(["g:room"], 0.05) is False
+    one.add(ROOM, member)
+    redis_server.signal(signal.SIGCONT)
+    until(lambda: member.events, BACK)
+    assert member.events == [{"type": "layer.gap", "missed": None, "group": "room"}]
+    assert "outages of the layer" not in one.stats()
