@@ -14,14 +14,19 @@ from gevent.server import StreamServer
 
 from greenchannels.testing.recording import PATIENCE, until
 
-#: What runs as the server: Redis, else Valkey.
-BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+#: The servers that there are.
+BINARIES = {name: shutil.which(f"{name}-server") for name in ("redis", "valkey")}
+
+#: What runs as the server if a test does not say.
+BINARY = BINARIES["redis"] or BINARIES["valkey"]
 
 
 class RedisServer:
     """A server of its own on a free port, which keeps nothing."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, binary=BINARY):
+        assert binary, "install redis-server or valkey-server"
+        self._binary = binary
         self.folder = folder
         self.options = options
         self.port = free_port()
@@ -38,7 +43,7 @@ class RedisServer:
 
     def start(self):
         """Start it, and wait until it answers."""
-        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", self.folder]
         command += self.options
         with open(os.path.join(self.folder, "log"), "ab") as log:
@@ -166,20 +171,23 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running_redis(*options):
+def running_redis(*options, binary=BINARY):
     """Have a server for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="gc-") as folder:
-        server = RedisServer(folder, *options)
+        server = RedisServer(folder, *options, binary=binary)
         try:
             yield server
         finally:
             server.kill()
 
 
-@pytest.fixture(scope="module")
-def shared_redis():
-    """A server that nobody kills."""
-    with running_redis() as server:
+@pytest.fixture(scope="module", params=BINARIES)
+def shared_redis(request):
+    """A server that nobody kills: each that there is."""
+    binary = BINARIES[request.param]
+    if binary is None:
+        pytest.skip(f"there is no {request.param}-server on PATH")
+    with running_redis(binary=binary) as server:
         yield server
 
 

@@ -181,6 +181,7 @@ def test_joins_do_not_wait_for_a_redis_that_is_away(pair, redis_server):
     until(lambda: len(late.events) >= 99, BACK)
     groups = {event["group"] for event in late.events}
     assert groups == {f"late {number}" for number in range(99)}
+    pair.whole()
     pair.layers[0].send(group_topic("late 98"), text("there"))
     until(lambda: late.texts == ["here", "there"])
 
