@@ -264,7 +264,6 @@ class RedisBus:
             if silent > self._patience or waited > LONGEST_ECHO_TIMEOUT:
                 self._asked = None
                 self.counters["deaf listeners"] += 1
-                logger.warning("nothing comes from Redis any more: listening anew")
                 listener.reconnect()
 
 

@@ -120,6 +120,8 @@ class Listener:
         self._ever_up = False
         #: Whether a connection was lost, or could not be made, before this one.
         self._missed = False
+        #: Whether the connection was cut here.
+        self._deaf = False
         #: When the last reply came.
         self.last_heard = 0.0
         self.stage = Stage.IDLE
@@ -247,6 +249,7 @@ class Listener:
     def reconnect(self) -> None:
         """The connection is deaf: make another. Never blocks."""
         if self._connection is not None:
+            self._deaf = True
             self._connection.cut()
 
     # Its greenlet.
@@ -271,6 +274,9 @@ class Listener:
         if self.stage is Stage.CLOSED:
             return
         self._missed = True
+        if self._deaf:
+            self._deaf = False
+            error = ConnectionError("nothing comes from it any more")
         if isinstance(error, LayerRefused):
             self._refusal = error
         self.stage = Stage.DOWN
