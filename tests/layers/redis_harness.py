@@ -48,7 +48,10 @@ class RedisServer:
         command += self.options
         with open(os.path.join(self.folder, "log"), "ab") as log:
             self._running = subprocess.Popen(command, stdout=log, stderr=log)
-        until(self.answers)
+        until(lambda: self.answers() or self._running.poll() is not None)
+        if self._running.poll() is not None:
+            with open(os.path.join(self.folder, "log")) as log:
+                raise RuntimeError(log.read())
 
     def answers(self):
         """Say whether it lets somebody talk to it."""
@@ -89,6 +92,14 @@ class RedisServer:
                 return int([lines.readline() for _ in range(4)][-1][1:])
         finally:
             sock.close()
+
+    def flood(self, channel, count):
+        """Publish foreign mebibytes without a pause, so that nobody here reads."""
+        command = encode("PUBLISH", channel, b"x" * 1024 * 1024)
+        with stdlib_socket.create_connection(("127.0.0.1", self.port)) as sock:
+            for _ in range(count):
+                sock.sendall(command)
+                assert sock.recv(100).startswith(b":")
 
     def signal(self, number):
         """Send it a signal."""
