@@ -256,7 +256,8 @@ class RedisBus:
         self._looked = now
         if self._asked is not None and late > LOOK_INTERVAL:
             self._asked += late  # the hub could not read meanwhile
-        if listener.stage is not Stage.UP or not self._publisher.up:
+        hears = listener.stage is Stage.UP and listener.wants(PROBE)
+        if not hears or not self._publisher.up:
             self._asked = None
         elif self._asked is not None:
             waited = now - self._asked

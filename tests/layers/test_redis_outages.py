@@ -341,6 +341,22 @@ def test_a_deaf_listener_is_noticed_by_its_own_probe(
     assert "lost publishes" not in one.stats()
 
 
+def test_who_only_sends_and_calls_has_no_probe_to_hear(start, redis_server):
+    """Its listener hears answers; it is not taken for a deaf one."""
+    url = redis_server.url()
+    there, member = start(url), RecordingMember()
+    name = there.new_channel(member)
+    one = start(url, listens=False)
+    assert one.stats()["bus"]["connections"] == 1
+    one.add_channel(ROOM, name)
+    assert one.stats()["bus"]["connections"] == 2
+    one.probe()
+    gevent.sleep(5.5)
+    one.add_channel(group_topic("another"), name)
+    stats = one.stats()
+    assert "deaf listeners" not in stats["bus"] and "outages of the layer" not in stats
+
+
 def test_foreign_messages_are_counted_and_harm_nothing(pair, redis_server):
     """Whatever they hold, also what looks nearly like ours."""
     channel = "test:g:room"
