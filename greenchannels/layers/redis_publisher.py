@@ -144,6 +144,7 @@ class Publisher:
 
     def look(self) -> None:
         """Find out soon whether the connection is still there. Never blocks."""
+        self._used = 0.0
         self._work.set()
 
     @property
@@ -260,6 +261,7 @@ class Publisher:
 
     def _connect(self) -> None:
         self._connection = connect_to(self._address)
+        self._work.set()
         self._used = time.monotonic()
         self.up = True
 

@@ -62,8 +62,15 @@ def test_two_servers_hear_each_other(run, redis_server):
         redis_server.start()
         for server in servers:
             server.wait_for(b"is back after", 50)
-        other.say("again")
-        assert other.hear() == one.hear() == "again"
+        heard = False
+        for _ in range(10):
+            other.say("again")
+            assert other.hear() == "again"
+            with contextlib.suppress(AssertionError):
+                heard = one.hear(2) == "again"
+            if heard:
+                break
+        assert heard
     for server in servers:
         server.process.terminate()
         code, _, error = server.end()
