@@ -5,6 +5,7 @@ Every exception that greenchannels raises on purpose, in one tree.
 
     GreenchannelsError
     ├── ConfigurationError (also ValueError)   routes, options or a layer are wrong
+    │   └── LayerRefused                       the layer's server does not let us in
     ├── ProtocolError                          bytes break a rule
     │   ├── LocalProtocolError                 ours: what the caller asked for
     │   └── RemoteProtocolError                theirs: what the peer sent
@@ -29,6 +30,10 @@ class GreenchannelsError(Exception):
 
 class ConfigurationError(GreenchannelsError, ValueError):
     """Routes, options or the layer do not fit together."""
+
+
+class LayerRefused(ConfigurationError):
+    """The server of the layer does not let this program in."""
 
 
 class ProtocolError(GreenchannelsError):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from ..errors import LayerUnavailable
+from ..errors import LayerRefused, LayerUnavailable
 from ..layers.registry import VARIABLE
 from .run import EXIT_START, EXIT_USAGE, layer_url, say
 
@@ -32,7 +32,7 @@ def layer_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="URL",
         envvar=VARIABLE,
         show_envvar=True,
-        help="The layer of the servers: ipc://NAME.",
+        help="The layer of the servers: ipc://NAME or redis://HOST:PORT?prefix=NAME.",
     )(command)
 
 
@@ -46,14 +46,17 @@ def choose_layer(context: click.Context) -> str:
         fail(NO_LAYER)
     url = layer_url(values, values["app"] or "", several=True)
     if url == "memory://":
-        fail("memory:// lives inside one server: only ipc://NAME reaches it from here")
+        fail(
+            "memory:// lives inside one server: only ipc://NAME or redis:// reaches one"
+        )
     return url
 
 
 def fail(error: Exception | str) -> NoReturn:
     """End with one line: exit code 1 if the layer is away, 2 for what was asked."""
     say(f"Error: {error}")
-    sys.exit(EXIT_START if isinstance(error, LayerUnavailable) else EXIT_USAGE)
+    away = isinstance(error, LayerUnavailable | LayerRefused)
+    sys.exit(EXIT_START if away else EXIT_USAGE)
 
 
 def leave(code: int) -> NoReturn:

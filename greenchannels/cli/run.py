@@ -16,7 +16,7 @@ import click
 import gevent
 from gevent.event import Event
 
-from ..errors import ConfigurationError, LayerUnavailable
+from ..errors import ConfigurationError, LayerRefused, LayerUnavailable
 from ..layers.ipc_folder import default_name
 from ..layers.registry import configured_url, make_layer
 from ..net.binding import close_listening
@@ -114,7 +114,8 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     metavar="URL",
     envvar="GREENCHANNELS_LAYER",
     show_envvar=True,
-    help="Groups and channels: memory:// or ipc://NAME.  [default: memory://;"
+    help="Groups and channels: memory://, ipc://NAME, redis://HOST:PORT?prefix=NAME"
+    " or rediss:// (Redis over TLS).  [default: memory://;"
     " with workers ipc:// and a name of this user, folder and app]",
 )
 @click.option(
@@ -226,7 +227,7 @@ def serve(
         say(f"Error: {explain(error)}")
         for sock in socks:
             close_listening(sock)
-        return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_START
+        return EXIT_USAGE if is_usage(error) else EXIT_START
     for sock in socks:
         listener = server.listen(sock, certificates)
         where = describe(listener.address, certificates is not None)
@@ -238,6 +239,12 @@ def serve(
         handler.cancel()
     let_go_of_stdout()
     return EXIT_OK
+
+
+def is_usage(error: Exception) -> bool:
+    """Say whether what was asked for is wrong, not what it needs."""
+    wrong = isinstance(error, ConfigurationError)
+    return wrong and not isinstance(error, LayerRefused)
 
 
 def explain(error: Exception) -> str:

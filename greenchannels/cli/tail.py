@@ -22,7 +22,7 @@ from ..errors import ConfigurationError, LayerUnavailable
 from ..groups import to_json
 from ..layers.codec import Broadcast, Kind, read_close, unpack_event
 from ..layers.layer import GAP_EVENT, Layer, group_topic
-from ..layers.registry import make_layer
+from ..layers.registry import make_layer, shown_url
 from ..net.reactor import Reactor
 from .outside import choose_layer, fail, layer_options, leave
 from .run import EXIT_OK, EXIT_START, say
@@ -91,7 +91,7 @@ def listen(
     for topic in topics:
         layer.add(topic, printer)
     names = ", ".join(repr(topic[2:]) for topic in topics)
-    say(f"Listening to {names} by {url} (Ctrl-C to stop)")
+    say(f"Listening to {names} by {shown_url(url)} (Ctrl-C to stop)")
     printer.start()
     printer.ended.wait()
     printer.stop()

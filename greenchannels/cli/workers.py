@@ -20,9 +20,8 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from ..errors import ConfigurationError
 from ..gunicorn import Worker
-from ..layers.registry import make_layer
+from ..layers.registry import make_layer, shown_url
 from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..servers.server import Server
@@ -41,6 +40,7 @@ from .run import (
     EXIT_START,
     describe,
     explain,
+    is_usage,
     layer_url,
     let_go_of_stdout,
     open_access_log,
@@ -172,8 +172,8 @@ class RunWorker(Worker):
         except Exception as error:
             if self.booted:
                 raise
-            wrong = isinstance(error, ConfigurationError)
-            self._give_up(WRONG_APP if wrong else FAILED, f"Error: {explain(error)}")
+            code = WRONG_APP if is_usage(error) else FAILED
+            self._give_up(code, f"Error: {explain(error)}")
         let_go_of_stdout()
 
     def started(self) -> None:
@@ -227,7 +227,9 @@ def serve_by_workers(
         logger.warning("with memory:// the groups of each worker are its own")
     places = [describe(sock.getsockname(), secure) for sock in socks]
     news = [f"Listening on {place} (Ctrl-C to stop)" for place in places]
-    arbiter = Arbiter(Service(spec, values), socks, [f"Groups over {url}", *news])
+    arbiter = Arbiter(
+        Service(spec, values), socks, [f"Groups over {shown_url(url)}", *news]
+    )
     try:
         arbiter.run()
     except (RuntimeError, OSError) as error:  # of the pid file, before all else

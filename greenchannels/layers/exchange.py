@@ -13,14 +13,20 @@ from collections.abc import Callable, Iterable
 
 from ..net.clock import Alarm
 from ..net.reactor import Reactor
-from .numbers import PROBE, PROBE_INTERVAL, Accounts, LossLog
-from .ports import Acknowledging, Bus
+from .numbers import NO_NUMBERS, PROBE, PROBE_INTERVAL, Accounts, LossLog
+from .ports import Acknowledging, Brokered, Bus
 from .remote import MARK, RemoteCalls
 
 logger = logging.getLogger("greenchannels.layer")
 
 #: What ``stats`` calls messages that were lost between processes.
 MISSED = "messages missed"
+
+#: What ``stats`` calls messages that did not reach all other processes.
+LOST = "lost publishes"
+
+#: What ``stats`` calls messages for sockets that are no more.
+GONE = "sent to channels that have gone"
 
 
 def process_topic(origin: str) -> str:
@@ -55,6 +61,9 @@ class Exchange:
         self.accounts = Accounts(self._missed, acknowledged=acknowledged)
         if self._acknowledging is not None:
             self._acknowledging.ledger = self.accounts
+        self._brokered = isinstance(bus, Brokered)
+        if isinstance(bus, Brokered):
+            bus.witness = self
         self.calls = RemoteCalls(self._reach, perform)
         self._log = LossLog()
         self._alarm: Alarm | None = None
@@ -81,6 +90,8 @@ class Exchange:
         self.calls.start(origin)
         if listens:
             self._bus.subscribe([process_topic(origin), PROBE], timeout)
+        if self._brokered:
+            self.probe()
         self._rearm()
 
     def call(self, operation: str, topic: str, channel: str) -> None:
@@ -121,8 +132,12 @@ class Exchange:
 
     def probe(self) -> None:
         """Tell the others the last numbers."""
-        for probe in self.accounts.probes():
-            self._bus.publish(PROBE, probe)
+        probes = self.accounts.probes()
+        if self._brokered and not probes:
+            probes = [NO_NUMBERS]
+        told = [self._bus.publish(PROBE, probe) for probe in probes]
+        if self._brokered:
+            self.accounts.told(all(told))
 
     def not_wanted(self, topic: str) -> None:
         """
@@ -133,6 +148,23 @@ class Exchange:
         """
         if self._acknowledging is not None and self._acknowledging.unsure:
             self.accounts.published.number(topic)
+
+    # Witness.
+
+    def unheard(self, topic: str) -> None:
+        """Nobody wanted a message; if it was for a process, that is away or no more."""
+        process = topic.removeprefix("p:")
+        if process == topic:
+            return
+        lives = self.accounts.heard_lately(process)
+        if not self.calls.fail(process, lives=lives):
+            self._counters[LOST if lives else GONE] += 1
+
+    def echo(self) -> None:
+        """A probe of this process has come back."""
+        self.accounts.note_echo()
+
+    # Topics.
 
     def forget(self, topics: Iterable[str]) -> None:
         """This process has no member of them any more."""

@@ -34,7 +34,7 @@ from ..errors import (
 )
 from ..net.reactor import Reactor
 from .codec import Broadcast, decode_message, encode_message, make_broadcast
-from .exchange import Exchange, process_topic
+from .exchange import GONE, LOST, Exchange, process_topic
 from .ports import Bus, BusState, Linked
 
 #: Members served in one go.
@@ -177,7 +177,12 @@ class Layer:
         self.origin = self._bus.start(self._deliver, self._on_state)
         self._reactor = reactor
         _started.add(self)
-        self._exchange.start(reactor, self.origin, SUBSCRIBE_TIMEOUT, listens=listens)
+        try:
+            timeout = SUBSCRIBE_TIMEOUT
+            self._exchange.start(reactor, self.origin, timeout, listens=listens)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """
@@ -470,7 +475,7 @@ class Layer:
         elif self._bus.wants(topic):
             return self._publish(topic, broadcast, name)
         else:
-            self.counters["sent to channels that have gone"] += 1
+            self.counters[GONE] += 1
         return True
 
     def _send(
@@ -494,7 +499,7 @@ class Layer:
     def _send_local(self, name: str, broadcast: Broadcast) -> None:
         member = self._channels.get(name)
         if member is None:
-            self.counters["sent to channels that have gone"] += 1
+            self.counters[GONE] += 1
         else:
             self._take(channel_topic(name), broadcast)
             member.deliver(broadcast)
@@ -510,7 +515,7 @@ class Layer:
         data = encode_message(broadcast, exclude=name, epoch=epoch, number=number)
         if self._bus.publish(topic, data):
             return True
-        self.counters["lost publishes"] += 1
+        self.counters[LOST] += 1
         return False
 
     def _wait_for_turn(self, found: Topic, reactor: Reactor) -> None:
@@ -545,8 +550,8 @@ class Layer:
             self.counters["gaps of unknown size"] += 1
             for topic in topics:
                 self._announce_gap(topic, None)
-        else:
-            logger.warning("the layer's bus reports: %s", state.value)
+        elif state is BusState.DOWN:
+            self.counters["outages of the layer"] += 1
 
     def _announce_gap(self, topic: str, missed: int | None) -> None:
         """Tell the members that listen that messages were lost. Never blocks."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -31,6 +31,15 @@ WARNING_INTERVAL = 10.0
 
 #: The topic of probes, which every process wants.
 PROBE = "#probe"
+
+#: A probe that says only that its process lives.
+NO_NUMBERS = msgspec.msgpack.encode([])
+
+#: Topics whose numbers are kept while nobody can be told them.
+MAX_UNTOLD = 100_000
+
+#: Echoes of own probes in which every living process has sent one, too.
+ECHOES = round(IDLE_TIME / PROBE_INTERVAL)
 
 #: Nothing was published yet.
 NOTHING = (0, 0)
@@ -51,6 +60,8 @@ class Published:
         #: Topics used since the last probe, and since the one before.
         self._used: dict[str, None] = {}
         self._used_before: dict[str, None] = {}
+        #: Topics in the last probes.
+        self._told: list[str] = []
 
     def __len__(self) -> int:
         return len(self._page) + len(self._last_page)
@@ -80,11 +91,17 @@ class Published:
         """Return the last numbers of the topics used since the last two probes."""
         topics = list(self._used_before | self._used)
         self._used_before, self._used = self._used, {}
+        self._told = topics
         told = [(topic, *self.last(topic)) for topic in topics]
         return [
             msgspec.msgpack.encode(told[start : start + MAX_PROBED])
             for start in range(0, len(told), MAX_PROBED)
         ]
+
+    def tell_again(self) -> None:
+        """The last probes were lost: what they said belongs into the next ones."""
+        known = [topic for topic in self._told if self.last(topic) != NOTHING]
+        self._used = dict.fromkeys(known) | self._used
 
 
 class Heard:
@@ -165,6 +182,14 @@ class Heard:
         for origins in self._topics.values():
             origins.pop(origin, None)
 
+    def forget_others(self, origins: Container[str]) -> None:
+        """All but ``origins`` have ended."""
+        for topic, found in list(self._topics.items()):
+            for origin in [each for each in found if each not in origins]:
+                del found[origin]
+            if not found:
+                del self._topics[topic]
+
     def _keep(self, topic: str, origin: str, epoch: int, number: int) -> None:
         self._topics.setdefault(topic, {})[origin] = (epoch, number)
 
@@ -195,6 +220,12 @@ class Accounts:
         self.published = Published()
         self.heard = Heard(first_counts=not acknowledged)
         self._page_turned = time.monotonic()
+        #: Whether the last probes were lost.
+        self._untold = False
+        #: Echoes of this minute, and who has sent a probe in it and the last one, when.
+        self._echoes, self._echoed = 0, 0.0
+        self._alive: dict[str, float] = {}
+        self._alive_before: dict[str, float] = {}
 
     def take(self, topic: str, origin: str, epoch: int, number: int) -> bool:
         """Note a message; return False if it has been heard already."""
@@ -206,10 +237,38 @@ class Accounts:
     def probes(self) -> list[bytes]:
         """Return what to publish on ``PROBE`` now; to be called each interval."""
         now = time.monotonic()
-        if now - self._page_turned >= IDLE_TIME:
+        untold = self._untold and len(self.published) < MAX_UNTOLD
+        if now - self._page_turned >= IDLE_TIME and not untold:
             self._page_turned = now
             self.published.turn_page()
         return self.published.probes()
+
+    def told(self, reached: bool) -> None:
+        """Note whether the last probes are on their way; else they are told again."""
+        self._untold = not reached
+        if not reached:
+            self.published.tell_again()
+
+    def note_echo(self) -> None:
+        """
+        A probe of this process has come back, so those of the others come, too.
+
+        For a bus that does not say who has ended: who sends no probe for a minute has.
+        Time in which nothing was heard does not count.
+        """
+        now = time.monotonic()
+        if now - self._echoed < PROBE_INTERVAL / 2:
+            return
+        self._echoed = now
+        self._echoes += 1
+        if self._echoes == ECHOES:
+            self.heard.forget_others(self._alive | self._alive_before)
+            self._alive_before, self._alive, self._echoes = self._alive, {}, 0
+
+    def heard_lately(self, origin: str) -> bool:
+        """Say whether a process has just sent a probe, so that it should live."""
+        last = self._alive.get(origin) or self._alive_before.get(origin, 0.0)
+        return time.monotonic() - last < 3 * PROBE_INTERVAL
 
     def take_probe(self, origin: str, data: bytes) -> None:
         """
@@ -219,7 +278,9 @@ class Accounts:
             ValueError: If it is no probe.
 
         """
-        for topic, epoch, number in _read(data, list[tuple[str, int, int]]):
+        told = _read(data, list[tuple[str, int, int]])
+        self._alive[origin] = time.monotonic()
+        for topic, epoch, number in told:
             missed = self.heard.check(topic, origin, epoch, number)
             if missed:
                 self._on_missed(topic, missed)

@@ -20,7 +20,7 @@ from gevent.hub import Hub
 from gevent.lock import RLock
 from gevent.monkey import get_original
 
-from ..errors import ConfigurationError, LayerUnavailable
+from ..errors import ConfigurationError, LayerRefused, LayerUnavailable
 from ..net.reactor import ONE_TURN, Reactor
 from .layer import Layer
 
@@ -214,7 +214,7 @@ class ThreadOutpost:
         self._starting.release()
         if self._failure is not None:
             kind = type(self._failure)
-            if kind not in (ConfigurationError, LayerUnavailable):
+            if kind not in (ConfigurationError, LayerRefused, LayerUnavailable):
                 kind = LayerUnavailable
             raise kind(str(self._failure)) from self._failure
         job = Job(work)

@@ -110,3 +110,29 @@ class Acknowledging(Protocol):
     @property
     def unsure(self) -> bool:
         """See above."""
+
+
+class Witness(Protocol):
+    """Who is told what only a broker knows; nothing here may block."""
+
+    def unheard(self, topic: str) -> None:
+        """A message of ``topic`` was published, and no process wanted it."""
+
+    def echo(self) -> None:
+        """A probe of this process has come back: it hears, and so do the others."""
+
+
+@runtime_checkable
+class Brokered(Protocol):
+    """
+    What a bus is, too, if a server stands between the processes.
+
+    It delivers nothing back to its layer but needs a probe at times, even one that
+    says nothing, to know that it hears.
+
+    Attributes:
+        witness: Set before the start.
+
+    """
+
+    witness: Witness | None

@@ -12,6 +12,7 @@ command of ours has started has no edge that could.
 from __future__ import annotations
 
 import os
+import re
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +22,7 @@ from .ipc import IpcBus
 from .layer import Layer
 from .memory import MemoryBus
 from .outside import Outside, close_outposts
+from .ports import Bus
 
 #: The environment variable that names a layer; it counts more than ``configure``.
 VARIABLE = "GREENCHANNELS_LAYER"
@@ -41,8 +43,8 @@ def configure(*, layer: str | None) -> None:
     URL before this are over; blocks a few seconds at most while they are finished.
 
     Args:
-        layer: ``"memory://"``, ``"ipc://NAME"``, or ``None`` to forget what was
-            configured.
+        layer: ``"memory://"``, ``"ipc://NAME"``, ``"redis://HOST"``, or ``None`` to
+            forget what was configured.
 
     Raises:
         ConfigurationError: If the URL names no layer.
@@ -74,9 +76,32 @@ def make_layer(url: str) -> Layer:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc":
         return Layer(IpcBus(rest))
+    if scheme in ("redis", "rediss"):
+        return Layer(_redis_bus(url))
     raise ConfigurationError(
-        f"no layer for {url!r}: known are memory:// and ipc://NAME"
+        f"no layer for {shown_url(url)!r}: known are memory://, ipc://NAME,"
+        " redis://HOST and rediss://HOST"
     )
+
+
+def _redis_bus(url: str) -> Bus:
+    """Return a bus over Redis; its client is imported only for those who use it."""
+    try:
+        from .redis import RedisBus
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        raise ConfigurationError(
+            "redis:// needs redis-py: pip install greenchannels[redis]"
+        ) from error
+    return RedisBus(url)
+
+
+def shown_url(url: str) -> str:
+    """Return a layer's URL as it may be printed: without users and passwords."""
+    scheme, separator, rest = url.partition("://")
+    rest = re.sub(r"(ssl_password=)[^&]*", r"\1...", rest.rpartition("@")[2])
+    return scheme + separator + rest
 
 
 def start_layer(layer: Layer, reactor: Reactor) -> None:
@@ -122,7 +147,7 @@ def _outside_url() -> str:
     url = configured_url()
     how = (
         "say which layer servers have, by greenchannels.configure(layer='ipc://NAME')"
-        f" or {VARIABLE}=ipc://NAME in the environment"
+        f" or {VARIABLE}=ipc://NAME in the environment (or redis://HOST)"
     )
     if not url:
         raise ConfigurationError(

@@ -58,7 +58,8 @@ class RemoteCalls:
         self._perform = perform
         self._origin = ""
         self._number = 0
-        self._calls: dict[int, AsyncResult[str]] = {}
+        #: What waits for an answer, from which process, and for what.
+        self._calls: dict[int, tuple[AsyncResult[str], str, str]] = {}
         self._running: set[Greenlet[..., Any]] = set()
 
     def start(self, origin: str) -> None:
@@ -69,7 +70,7 @@ class RemoteCalls:
         """End the calls of others, and fail those that wait."""
         running, self._running = self._running, set()
         gevent.killall(list(running), block=False)
-        for result in self._calls.values():
+        for result, _, _ in self._calls.values():
             result.set("LayerUnavailable:the layer has been closed")
 
     def call(self, operation: str, topic: str, channel: str) -> None:
@@ -88,7 +89,7 @@ class RemoteCalls:
         self._number += 1
         number = self._number
         result: AsyncResult[str] = AsyncResult()
-        self._calls[number] = result
+        self._calls[number] = result, process, operation
         try:
             self._tell(process, (self._origin, number, operation, topic, channel))
             answer = result.get(timeout=CALL_TIMEOUT)
@@ -99,6 +100,28 @@ class RemoteCalls:
         if answer:
             name, _, text = answer.partition(":")
             raise ERRORS[name](text)
+
+    def fail(self, process: str, *, lives: bool) -> bool:
+        """
+        Answer the calls to a process that does not hear; never blocks.
+
+        Args:
+            process: Who does not.
+            lives: Whether it is only away, as far as is known.
+
+        Returns:
+            Whether there were some.
+
+        """
+        calls = [c for c in self._calls.values() if c[1] == process]
+        for result, _, operation in calls:
+            if lives:
+                result.set(f"LayerUnavailable:{process} does not hear now")
+            elif operation == "discard":
+                result.set("")
+            else:
+                result.set(f"ConnectionEnded:{process} is no more")
+        return bool(calls)
 
     def take(self, data: bytes) -> None:
         """
@@ -114,9 +137,8 @@ class RemoteCalls:
             raise ValueError(f"no call: {error}") from error
         match message:
             case [int(number), str(answer)]:
-                result = self._calls.get(number)
-                if result is not None:
-                    result.set(answer)
+                if number in self._calls:
+                    self._calls[number][0].set(answer)
             case [str(caller), int(number), str(what), str(topic), str(channel)]:
                 self._begin(caller, number, what, topic, channel)
             case _:

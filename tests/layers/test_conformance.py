@@ -1,5 +1,6 @@
 """The conformance suite over every layer that there is."""
 
+import itertools
 import tempfile
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 pytest.register_assert_rewrite("greenchannels.testing.layers")
 
 from greenchannels.testing.layers import LayerConformance  # noqa: E402
+from tests.layers.redis_harness import shared_redis  # noqa: E402
 from tests.servers.harness import no_leaks  # noqa: E402
 
-__all__ = ["no_leaks"]
+__all__ = ["no_leaks", "shared_redis"]
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -33,3 +35,14 @@ class TestIpc(LayerConformance):
         """A folder of its own."""
         with tempfile.TemporaryDirectory(prefix="gc-") as above:
             yield f"ipc://{above}/app"
+
+
+class TestRedis(LayerConformance):
+    """Processes that meet on a Redis."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, shared_redis):
+        """Channels of its own."""
+        return shared_redis.url(prefix=f"test{next(self._numbers)}")

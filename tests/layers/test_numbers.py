@@ -2,6 +2,7 @@
 
 import logging
 
+import msgspec
 import pytest
 
 from greenchannels.layers import numbers as module
@@ -244,3 +245,79 @@ def test_losses_are_warned_of_at_once_and_then_together(clock, caplog):
     assert (
         "6 messages of 2 topics" in caplog.messages[1] and "'b'" in caplog.messages[1]
     )
+
+
+# Over a broker, which does not say who has ended.
+
+
+@pytest.fixture
+def brokered(missed, clock):
+    """Accounts whose bus acknowledges nothing."""
+    return Accounts(lambda *loss: missed.append(loss), acknowledged=False)
+
+
+def echoes(accounts, clock, count):
+    """Have own probes come back, as each 5 s."""
+    for _ in range(count):
+        clock[0] += 5.0
+        accounts.note_echo()
+
+
+def test_who_sends_no_probe_for_a_minute_is_forgotten(brokered, clock):
+    """Who does is not, even if it sends nothing else."""
+    for origin in ("1-a", "2-b"):
+        brokered.take("g:room", origin, 1, 1)
+        brokered.take_probe(origin, module.NO_NUMBERS)
+    for _ in range(3):
+        echoes(brokered, clock, 11)
+        brokered.take_probe("1-a", module.NO_NUMBERS)
+        echoes(brokered, clock, 1)
+    assert len(brokered.heard) == 1
+    assert brokered.heard_lately("1-a") and not brokered.heard_lately("2-b")
+    assert brokered.heard.take("g:room", "1-a", 1, 3) == 1
+
+
+def test_time_without_echoes_does_not_count(brokered, clock, missed):
+    """After an outage of any length holes are counted."""
+    brokered.take("g:room", "1-a", 1, 1)
+    brokered.take_probe("1-a", module.NO_NUMBERS)
+    echoes(brokered, clock, 1)
+    clock[0] += 3600
+    echoes(brokered, clock, 1)
+    brokered.take("g:room", "1-a", 1, 10)
+    assert missed == [("g:room", 8)]
+
+
+def test_echoes_in_quick_succession_are_one(brokered, clock):
+    """Connections that come and go do not let time fly."""
+    brokered.take("g:room", "1-a", 1, 1)
+    echoes(brokered, clock, 1)
+    for _ in range(100):
+        brokered.note_echo()
+    assert len(brokered.heard) == 1
+
+
+def test_tails_are_told_until_they_can_be(brokered, clock):
+    """However long nobody could be told, and not for ever after."""
+    brokered.published.number("g:room")
+    for _ in range(50):
+        clock[0] += 5.0
+        (probe,) = brokered.probes()
+        assert msgspec.msgpack.decode(probe) == [["g:room", 1, 1]]
+        brokered.told(False)
+    for _ in range(2):
+        assert len(brokered.probes()) == 1
+        brokered.told(True)
+    assert brokered.probes() == []
+
+
+def test_what_nobody_can_be_told_is_bounded(brokered, clock, monkeypatch):
+    """Of more topics than that the idle are forgotten."""
+    monkeypatch.setattr(module, "MAX_UNTOLD", 10)
+    for number in range(20):
+        brokered.published.number(f"g:{number}")
+    for _ in range(50):
+        clock[0] += 5.0
+        brokered.probes()
+        brokered.told(False)
+    assert len(brokered.published) == 0 and brokered.probes() == []

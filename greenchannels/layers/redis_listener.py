@@ -1,0 +1,405 @@
+"""
+The connection to Redis that listens.
+
+It is made when the first topic is wanted. One greenlet reads, another says what is
+wanted and what not. Redis confirms each channel of each command, in order; what comes
+of a channel while one of its confirmations is awaited belongs to an earlier wish and
+is left out. After a loss all that is wanted is asked for anew.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+import gevent
+from gevent import Greenlet, get_hub, getcurrent
+from gevent.event import Event as Signal
+
+from ..errors import ConfigurationError, LayerRefused
+from ..net.reactor import ONE_TURN
+from .redis_connection import Pauses, RedisConnection, Refusal, connect_to
+from .redis_frames import MAX_CHANNELS, batches, encode_command
+from .redis_url import RedisAddress
+
+#: Commands that Redis has to confirm before more are sent: its confirmations count for
+#: the limit of its output buffer.
+MAX_UNCONFIRMED = 4
+
+#: Replies and bytes after which other greenlets and sockets get their turn.
+REPLIES_PER_TURN = 256
+BYTES_PER_TURN = 1024 * 1024
+
+#: Seconds that a connection lasts if it is good for something.
+SOUND = 1.0
+
+logger = logging.getLogger("greenchannels.layer")
+
+
+class Stage(enum.Enum):
+    """Where a listener is in its life."""
+
+    IDLE = "nothing is wanted yet"
+    CONNECTING = "first attempt"
+    JOINING = "connected; not all is confirmed yet"
+    UP = "up"
+    DOWN = "down"
+    CLOSED = "closed"
+
+
+class Command:
+    """A SUBSCRIBE or UNSUBSCRIBE on its way."""
+
+    __slots__ = ("again", "channels", "left", "wanted")
+
+    def __init__(self, channels: list[bytes], wanted: bool, again: bool) -> None:
+        self.channels = channels
+        self.wanted = wanted
+        #: Whether its topics were wanted before this connection.
+        self.again = again
+        #: Channels that are not confirmed yet.
+        self.left = 0
+
+    def encode(self) -> bytes:
+        """Return it as Redis reads it."""
+        word = b"SUBSCRIBE" if self.wanted else b"UNSUBSCRIBE"
+        return encode_command(word, *self.channels)
+
+
+class ListenerOwner(Protocol):
+    """Who is told by a listener; nothing here may block."""
+
+    def heard(self, topic: str, payload: bytes) -> None:
+        """A message has come."""
+
+    def gap(self, topics: list[str]) -> None:
+        """They are heard again, and something may be missing."""
+
+    def link_changed(self, error: Exception | None) -> None:
+        """It has connected, or could not, because of ``error``."""
+
+
+class Listener:
+    """
+    Listen to the topics that are wanted on one server.
+
+    Args:
+        address: The server.
+        owner: Who is told.
+
+    """
+
+    def __init__(self, address: RedisAddress, owner: ListenerOwner) -> None:
+        self._address = address
+        self._owner = owner
+        self._prefix = address.prefix.encode()
+        #: The topics that are wanted, by channel.
+        self._topics: dict[bytes, str] = {}
+        #: How many confirmations of a channel are awaited.
+        self._awaited: dict[bytes, int] = {}
+        self._queue: deque[Command] = deque()
+        self._sent: deque[Command] = deque()
+        #: Channels that were asked for and confirmed on this connection.
+        self._asked = self._confirmed = 0
+        self._waiters: deque[tuple[int, Signal]] = deque()
+        #: Channels whose wish nobody waits for any more, though it is not confirmed.
+        self._late: set[bytes] = set()
+        #: The number of the last channel that was wanted before this connection.
+        self._joined_at = 0
+        #: When all of those were confirmed.
+        self._joined_when = math.inf
+        self._work, self._over = Signal(), Signal()
+        self._connection: RedisConnection | None = None
+        self._greenlet: Greenlet[..., None] | None = None
+        self._refusal: LayerRefused | None = None
+        self._ever_up = False
+        #: Whether a connection was lost, or could not be made, before this one.
+        self._missed = False
+        #: Whether the connection was cut here.
+        self._deaf = False
+        #: When the last reply came.
+        self.last_heard = 0.0
+        self.stage = Stage.IDLE
+
+    # Wanting.
+
+    def subscribe(
+        self, topics: Iterable[str], timeout: float, known_down: bool
+    ) -> bool:
+        """
+        Want ``topics``; return whether Redis has confirmed it.
+
+        Blocks at most ``timeout`` seconds; not in the hub, and not while it is away.
+        What is confirmed later is announced as a gap.
+
+        Args:
+            known_down: Whether the server is known to be away.
+
+        Raises:
+            LayerRefused: If this program was never let in.
+
+        """
+        if self.stage is Stage.CLOSED:
+            return False
+        channels = []
+        for topic in topics:
+            channel = self._prefix + topic.encode()
+            self._topics[channel] = topic
+            channels.append(channel)
+        if self.stage is Stage.IDLE:
+            self._begin(known_down)
+        if self.stage in (Stage.JOINING, Stage.UP):
+            self._ask(channels, wanted=True)
+        confirmed = False
+        if self.stage is not Stage.DOWN and getcurrent() is not get_hub():
+            confirmed = self._wait(0.0 if known_down else timeout)
+        if self._refusal is not None and not self._ever_up:
+            raise self._refusal
+        if not confirmed and self.stage in (Stage.JOINING, Stage.UP):
+            self._late.update(channels)
+        return confirmed
+
+    def unsubscribe(self, topics: Iterable[str]) -> None:
+        """Want ``topics`` no more; never blocks."""
+        channels = [self._prefix + topic.encode() for topic in topics]
+        known = [c for c in channels if self._topics.pop(c, None) is not None]
+        if known and self.stage in (Stage.JOINING, Stage.UP):
+            self._ask(known, wanted=False)
+
+    def wants(self, topic: str) -> bool:
+        """Whether ``topic`` is wanted."""
+        return self._prefix + topic.encode() in self._topics
+
+    def _ask(
+        self, channels: Iterable[bytes], *, wanted: bool, again: bool = False
+    ) -> None:
+        """Have it said, with what was asked for in the same turn."""
+        queue = self._queue
+        for channel in channels:
+            last = queue[-1] if queue else None
+            if (
+                last is None
+                or (last.wanted, last.again) != (wanted, again)
+                or len(last.channels) >= MAX_CHANNELS
+            ):
+                last = Command([], wanted, again)
+                queue.append(last)
+            last.channels.append(channel)
+            last.left += 1
+            if wanted:
+                self._asked += 1
+                self._awaited[channel] = self._awaited.get(channel, 0) + 1
+        self._work.set()
+
+    def _wait(self, timeout: float) -> bool:
+        """Wait for all that was asked for until now."""
+        waiter = (self._asked, Signal())
+        self._waiters.append(waiter)
+        try:
+            waiter[1].wait(timeout)
+        finally:
+            mine = [w for w in self._waiters if w[1] is waiter[1]]
+            if mine:
+                self._waiters.remove(mine[0])
+        return not mine and self.stage in (Stage.JOINING, Stage.UP)
+
+    # Life.
+
+    def _begin(self, known_down: bool) -> None:
+        self.stage = Stage.DOWN if known_down else Stage.CONNECTING
+        self._missed = known_down
+        self._greenlet = Greenlet(self._run)
+        self._greenlet.name = f"greenchannels listener of {self._address}"
+        self._greenlet.start()
+
+    def close(self) -> None:
+        """End; what is wanted is forgotten."""
+        self.stage = Stage.CLOSED
+        self._over.set()
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill()
+        self._topics.clear()
+        self._forget()
+
+    def abandon(self) -> None:
+        """This is a forked child of the hub's thread: end. Never blocks."""
+        self.stage = Stage.CLOSED
+        self._over.set()
+        self._topics.clear()
+        if self._connection is not None:
+            self._connection.cut()
+
+    def forsake(self) -> None:
+        """This is a forked child of another thread: the greenlets will never run."""
+        self.stage = Stage.CLOSED
+        if self._connection is not None:
+            self._connection.forsake()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
+    def reconnect(self) -> None:
+        """The connection is deaf: make another. Never blocks."""
+        if self._connection is not None:
+            self._deaf = True
+            self._connection.cut()
+
+    # Its greenlet.
+
+    def _run(self) -> None:
+        pauses = Pauses(self._over)
+        while not self._over.is_set():
+            self._joined_when = math.inf
+            try:
+                self._connection = connect_to(self._address)
+                self._listen(self._connection)
+            except (OSError, ConfigurationError) as error:
+                self._lose(error)
+            finally:
+                self._disconnect()
+            if time.monotonic() - self._joined_when > SOUND:
+                pauses.reset()
+            pauses.wait()
+
+    def _lose(self, error: Exception) -> None:
+        """Nothing is heard; what is wanted is kept."""
+        if self.stage is Stage.CLOSED:
+            return
+        self._missed = True
+        if self._deaf:
+            self._deaf = False
+            error = ConnectionError("nothing comes from it any more")
+        if isinstance(error, LayerRefused):
+            self._refusal = error
+        self.stage = Stage.DOWN
+        self._forget()
+        self._owner.link_changed(error)
+
+    def _forget(self) -> None:
+        """What was asked for on this connection is over."""
+        self._queue.clear()
+        self._sent.clear()
+        self._awaited.clear()
+        self._late.clear()
+        self._asked = self._confirmed = 0
+        for _, signal in self._waiters:
+            signal.set()
+        self._waiters.clear()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.end()
+
+    def _listen(self, connection: RedisConnection) -> None:
+        """Ask for all that is wanted, and read until the connection is over."""
+        connection.sock.settimeout(None)
+        self.last_heard = time.monotonic()
+        self.stage = Stage.JOINING
+        for channels in batches(self._topics):
+            self._ask(channels, wanted=True, again=self._missed)
+        self._joined_at = self._asked
+        if not self._joined_at:
+            self._joined()
+        # Who waits since before the connection waits for all of it.
+        self._waiters = deque((self._asked, signal) for _, signal in self._waiters)
+        writer = Greenlet(self._write, connection)
+        writer.name = f"greenchannels subscriber of {self._address}"
+        writer.start()
+        try:
+            self._read(connection)
+        except Refusal as error:
+            raise LayerRefused(f"Redis at {self._address}: {error}") from error
+        finally:
+            writer.kill()
+
+    def _write(self, connection: RedisConnection) -> None:
+        """Send commands, a few at a time."""
+        while True:
+            self._work.wait()
+            self._work.clear()
+            commands = []
+            while self._queue and len(self._sent) < MAX_UNCONFIRMED:
+                commands.append(self._queue.popleft())
+                self._sent.append(commands[-1])
+            if commands:
+                try:
+                    connection.send(b"".join(each.encode() for each in commands))
+                except OSError:
+                    connection.cut()
+                    return
+
+    def _read(self, connection: RedisConnection) -> None:
+        replies = size = 0
+        while True:
+            reply = connection.read()
+            replies += 1
+            try:
+                kind, channel, value = reply
+            except (TypeError, ValueError):
+                raise ConnectionError("not what a listener hears") from None
+            if kind == b"message":
+                size += len(value)
+                self._take(channel, value)
+            elif kind == b"subscribe" or kind == b"unsubscribe":
+                self._take_confirmation(kind == b"subscribe", channel)
+            else:
+                raise ConnectionError(f"not what a listener hears: {kind!r:.50}")
+            if replies >= REPLIES_PER_TURN or size >= BYTES_PER_TURN:
+                replies = size = 0
+                gevent.sleep(ONE_TURN)
+
+    def _take(self, channel: bytes, payload: bytes) -> None:
+        self.last_heard = time.monotonic()
+        topic = self._topics.get(channel)
+        if topic is None or channel in self._awaited:
+            return
+        try:
+            self._owner.heard(topic, payload)
+        except Exception:
+            logger.exception("a message could not be taken")
+
+    def _take_confirmation(self, wanted: bool, channel: bytes) -> None:
+        self.last_heard = time.monotonic()
+        command = self._sent[0] if self._sent else None
+        if command is None or command.wanted is not wanted:
+            raise ConnectionError("it confirms what it was not asked for")
+        if wanted:
+            self._confirmed += 1
+            left = self._awaited[channel] - 1
+            if left:
+                self._awaited[channel] = left
+            else:
+                del self._awaited[channel]
+        command.left -= 1
+        if not command.left:
+            self._sent.popleft()
+            self._work.set()
+            self._complete(command)
+
+    def _complete(self, command: Command) -> None:
+        """All of a command is confirmed."""
+        if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
+            self._joined()
+        missed = [c for c in command.channels if command.again or c in self._late]
+        self._late.difference_update(missed)
+        topics = [self._topics[c] for c in missed if c in self._topics]
+        if topics:
+            self._owner.gap(topics)
+        while self._waiters and self._waiters[0][0] <= self._confirmed:
+            self._waiters.popleft()[1].set()
+
+    def _joined(self) -> None:
+        """All that was wanted before this connection is confirmed."""
+        self.stage = Stage.UP
+        self._joined_when = time.monotonic()
+        self._ever_up, self._refusal = True, None
+        self._owner.link_changed(None)
