@@ -61,9 +61,9 @@ class Exchange:
         self.accounts = Accounts(self._missed, acknowledged=acknowledged)
         if self._acknowledging is not None:
             self._acknowledging.ledger = self.accounts
-        self._brokered = isinstance(bus, Brokered)
-        if isinstance(bus, Brokered):
-            bus.witness = self
+        self._brokered = bus if isinstance(bus, Brokered) else None
+        if self._brokered is not None:
+            self._brokered.witness = self
         self.calls = RemoteCalls(self._reach, perform)
         self._log = LossLog()
         self._alarm: Alarm | None = None
@@ -132,12 +132,15 @@ class Exchange:
 
     def probe(self) -> None:
         """Tell the others the last numbers."""
-        probes = self.accounts.probes()
-        if self._brokered and not probes:
-            probes = [NO_NUMBERS]
-        told = [self._bus.publish(PROBE, probe) for probe in probes]
-        if self._brokered:
-            self.accounts.told(all(told))
+        bus = self._brokered
+        if bus is None:
+            for _, probe in self.accounts.probes():
+                self._bus.publish(PROBE, probe)
+            return
+        probes = self.accounts.probes(bus.way)
+        silent = set(bus.ways()).difference(way for way, _ in probes)
+        probes += [(way, NO_NUMBERS) for way in silent]
+        self.accounts.told(all([bus.publish_probe(*probe) for probe in probes]))
 
     def not_wanted(self, topic: str) -> None:
         """

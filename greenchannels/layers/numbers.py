@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -47,6 +47,9 @@ NOTHING = (0, 0)
 logger = logging.getLogger("greenchannels.layer")
 
 T = TypeVar("T")
+
+#: Returns the way of a topic.
+Way: TypeAlias = Callable[[str], str]
 
 
 class Published:
@@ -87,21 +90,35 @@ class Published:
             self._epoch += 1
         self._last_page, self._page = self._page, {}
 
-    def probes(self) -> list[bytes]:
-        """Return the last numbers of the topics used since the last two probes."""
+    def probes(self, way: Way = lambda topic: "") -> list[tuple[str, bytes]]:
+        """
+        Return the last numbers of the topics used since the last two probes.
+
+        Args:
+            way: Returns the way of a topic; a probe tells of topics of one way.
+
+        Returns:
+            Each with its way.
+
+        """
         topics = list(self._used_before | self._used)
         self._used_before, self._used = self._used, {}
         self._told = topics
-        told = [(topic, *self.last(topic)) for topic in topics]
-        return [
-            msgspec.msgpack.encode(told[start : start + MAX_PROBED])
-            for start in range(0, len(told), MAX_PROBED)
-        ]
+        told: dict[str, list[tuple[str, int, int]]] = {}
+        for topic in topics:
+            told.setdefault(way(topic), []).append((topic, *self.last(topic)))
+        return [(name, probe) for name in told for probe in _encode(told[name])]
 
     def tell_again(self) -> None:
         """The last probes were lost: what they said belongs into the next ones."""
         known = [topic for topic in self._told if self.last(topic) != NOTHING]
         self._used = dict.fromkeys(known) | self._used
+
+
+def _encode(numbers: list[tuple[str, int, int]]) -> list[bytes]:
+    """Return probes that tell them."""
+    starts = range(0, len(numbers), MAX_PROBED)
+    return [msgspec.msgpack.encode(numbers[s : s + MAX_PROBED]) for s in starts]
 
 
 class Heard:
@@ -234,14 +251,14 @@ class Accounts:
             self._on_missed(topic, missed)
         return missed >= 0
 
-    def probes(self) -> list[bytes]:
+    def probes(self, way: Way = lambda topic: "") -> list[tuple[str, bytes]]:
         """Return what to publish on ``PROBE`` now; to be called each interval."""
         now = time.monotonic()
         untold = self._untold and len(self.published) < MAX_UNTOLD
         if now - self._page_turned >= IDLE_TIME and not untold:
             self._page_turned = now
             self.published.turn_page()
-        return self.published.probes()
+        return self.published.probes(way)
 
     def told(self, reached: bool) -> None:
         """Note whether the last probes are on their way; else they are told again."""

@@ -125,10 +125,11 @@ class Witness(Protocol):
 @runtime_checkable
 class Brokered(Protocol):
     """
-    What a bus is, too, if a server stands between the processes.
+    What a bus is, too, if servers stand between the processes.
 
     It delivers nothing back to its layer but needs a probe at times, even one that
-    says nothing, to know that it hears.
+    says nothing, to know that it hears. Messages are in order only along their way: a
+    probe tells of topics of its own way.
 
     Attributes:
         witness: Set before the start.
@@ -136,3 +137,12 @@ class Brokered(Protocol):
     """
 
     witness: Witness | None
+
+    def ways(self) -> Iterable[str]:
+        """Return the ways that there are now."""
+
+    def way(self, topic: str) -> str:
+        """Return the one that messages of ``topic`` go."""
+
+    def publish_probe(self, way: str, data: bytes) -> bool:
+        """Publish on the topic of probes; never blocks. False if it was lost."""

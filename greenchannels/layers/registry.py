@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -27,14 +28,28 @@ from .ports import Bus
 #: The environment variable that names a layer; it counts more than ``configure``.
 VARIABLE = "GREENCHANNELS_LAYER"
 
+#: What URLs of Redis begin with.
+REDIS_SCHEMES = frozenset(
+    f"{name}{kind}"
+    for name in ("redis", "rediss")
+    for kind in ("", "+sentinel", "+cluster")
+)
+
+#: Where the next of several URLs begins, and passwords among the options of one.
+_NEXT_URL = re.compile(r"(?<=[,+])(?=rediss?(?:\+[a-z]+)?://)")
+_PASSWORD = re.compile(r"((?:ssl|sentinel)_password=)[^&,+]*")
+
 #: The layer of the consumer that this greenlet runs for.
 CURRENT: ContextVar[Layer | None] = ContextVar("greenchannels_layer", default=None)
 
 _started: list[Layer] = []
 _configured: str | None = None
+_keys: tuple[str, ...] = ()
 
 
-def configure(*, layer: str | None) -> None:
+def configure(
+    *, layer: str | None, symmetric_encryption_keys: Sequence[str] = ()
+) -> None:
     """
     Set the layer of this process by URL: for servers started after this, and for
     sends where none runs.
@@ -45,17 +60,31 @@ def configure(*, layer: str | None) -> None:
     Args:
         layer: ``"memory://"``, ``"ipc://NAME"``, ``"redis://HOST"``, or ``None`` to
             forget what was configured.
+        symmetric_encryption_keys: Secrets, for any URL of Redis: the first encrypts,
+            all decrypt. None by default: messages cross the network as they are.
 
     Raises:
-        ConfigurationError: If the URL names no layer.
+        ConfigurationError: If the URL names no layer, or a key is no text.
 
     """
-    global _configured
+    global _configured, _keys
+    before, keys = _keys, _check_keys(symmetric_encryption_keys)
+    _keys = keys
     if layer is not None:
-        make_layer(layer)
-    if layer != _configured:
+        try:
+            make_layer(layer)
+        except ConfigurationError:
+            _keys = before
+            raise
+    if (layer, keys) != (_configured, before):
         close_outposts()
     _configured = layer
+
+
+def _check_keys(keys: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(keys, str) or not all(type(key) is str and key for key in keys):
+        raise ConfigurationError("symmetric_encryption_keys is a list of texts")
+    return tuple(keys)
 
 
 def configured_url() -> str | None:
@@ -76,32 +105,36 @@ def make_layer(url: str) -> Layer:
     scheme, _, rest = url.partition("://")
     if scheme == "ipc":
         return Layer(IpcBus(rest))
-    if scheme in ("redis", "rediss"):
+    if scheme in REDIS_SCHEMES:
         return Layer(_redis_bus(url))
     raise ConfigurationError(
         f"no layer for {shown_url(url)!r}: known are memory://, ipc://NAME,"
-        " redis://HOST and rediss://HOST"
+        " redis://HOST, redis+sentinel://HOST/NAME, redis+cluster://HOST and the same"
+        " with rediss"
     )
 
 
 def _redis_bus(url: str) -> Bus:
     """Return a bus over Redis; its client is imported only for those who use it."""
     try:
-        from .redis import RedisBus
+        from .redis.making import make_bus
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "redis":
             raise
         raise ConfigurationError(
             "redis:// needs redis-py: pip install greenchannels[redis]"
         ) from error
-    return RedisBus(url)
+    return make_bus(url, _keys)
 
 
 def shown_url(url: str) -> str:
     """Return a layer's URL as it may be printed: without users and passwords."""
+    return "".join(map(_without_secrets, _NEXT_URL.split(url)))
+
+
+def _without_secrets(url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    rest = re.sub(r"(ssl_password=)[^&]*", r"\1...", rest.rpartition("@")[2])
-    return scheme + separator + rest
+    return scheme + separator + _PASSWORD.sub(r"\1...", rest.rpartition("@")[2])
 
 
 def start_layer(layer: Layer, reactor: Reactor) -> None:

@@ -202,6 +202,13 @@ def shared_redis(request):
         yield server
 
 
+@pytest.fixture(scope="module")
+def second_redis():
+    """Another server that nobody kills."""
+    with running_redis() as server:
+        yield server
+
+
 @pytest.fixture
 def redis_server():
     """A server of the test's own."""

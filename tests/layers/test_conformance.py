@@ -8,10 +8,10 @@ import pytest
 pytest.register_assert_rewrite("greenchannels.testing.layers")
 
 from greenchannels.testing.layers import LayerConformance  # noqa: E402
-from tests.layers.redis_harness import shared_redis  # noqa: E402
+from tests.layers.redis_harness import second_redis, shared_redis  # noqa: E402
 from tests.servers.harness import no_leaks  # noqa: E402
 
-__all__ = ["no_leaks", "shared_redis"]
+__all__ = ["no_leaks", "second_redis", "shared_redis"]
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -46,3 +46,31 @@ class TestRedis(LayerConformance):
     def layer_url(self, shared_redis):
         """Channels of its own."""
         return shared_redis.url(prefix=f"test{next(self._numbers)}")
+
+
+class TestHosts(LayerConformance):
+    """Two servers that share the topics."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, shared_redis, second_redis):
+        """Channels of its own."""
+        prefix = f"test{next(self._numbers)}"
+        servers = (shared_redis, second_redis)
+        return ",".join(server.url(prefix=prefix) for server in servers)
+
+
+class TestEncrypted(LayerConformance):
+    """Messages that only those with the key can read."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, shared_redis, tmp_path):
+        """Channels of its own, and a key."""
+        keys = tmp_path / "keys"
+        keys.write_text("first secret\nsecond secret\n")
+        return shared_redis.url(
+            prefix=f"test{next(self._numbers)}", symmetric_encryption_keys_file=keys
+        )

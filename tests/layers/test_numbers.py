@@ -181,7 +181,7 @@ def test_a_probe_tells_the_tails(accounts, missed):
     accounts.learn("1-a", ["a"], there.describe(["a"]))
     for topic in "aab":
         there.published.number(topic)
-    (probe,) = there.probes()
+    ((_, probe),) = there.probes()
     accounts.take_probe("1-a", probe)
     accounts.take_probe("1-a", probe)
     assert missed == [("a", 2)]
@@ -205,7 +205,7 @@ def test_many_topics_make_several_probes(missed, accounts):
         there.published.number(topic)
     probes = there.probes()
     assert len(probes) == 3
-    for probe in probes:
+    for _, probe in probes:
         accounts.take_probe("1-a", probe)
     assert missed == [(topic, 1) for topic in topics]
 
@@ -302,7 +302,7 @@ def test_tails_are_told_until_they_can_be(brokered, clock):
     brokered.published.number("g:room")
     for _ in range(50):
         clock[0] += 5.0
-        (probe,) = brokered.probes()
+        ((_, probe),) = brokered.probes()
         assert msgspec.msgpack.decode(probe) == [["g:room", 1, 1]]
         brokered.told(False)
     for _ in range(2):

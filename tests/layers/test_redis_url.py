@@ -3,15 +3,14 @@
 import pytest
 
 from greenchannels.errors import ConfigurationError
-from greenchannels.layers.redis_frames import (
+from greenchannels.layers.redis.frames import (
     MAX_CHANNELS,
-    batches,
+    PLAIN,
     encode_command,
     encode_head,
-    encode_publish,
     read_head,
 )
-from greenchannels.layers.redis_url import read_url
+from greenchannels.layers.redis.url import read_url
 from greenchannels.layers.registry import make_layer
 
 
@@ -29,10 +28,11 @@ from greenchannels.layers.registry import make_layer
 )
 def test_a_url_says_where_who_and_what(url, where, user, password, prefix):
     """Percent signs escape; a number of a database is part of the prefix."""
-    address = read_url(url)
+    found = read_url(url)
+    (address,) = found.addresses
     assert str(address) == where
     assert (address.username, address.password) == (user, password)
-    assert address.prefix == prefix
+    assert found.prefix == prefix
     assert (address.tls_context() is not None) is url.startswith("rediss")
     assert password is None or password not in repr(address)
 
@@ -53,7 +53,7 @@ def test_a_url_says_where_who_and_what(url, where, user, password, prefix):
         ("rediss://host?ssl_ca_certs=/none", "No such file"),
         ("rediss://host?ssl_cert_reqs=maybe", "rediss:// options"),
         ("rediss://host?ssl_min_version=1", "rediss:// options"),
-        ("redis+sentinel://host", "no layer for"),
+        ("redis+sentinel://host", "what they call the server"),
     ],
 )
 def test_a_url_that_means_nothing_is_refused(url, says):
@@ -68,7 +68,7 @@ def test_a_url_that_means_nothing_is_refused(url, says):
 def test_commands_are_arrays_of_bulk_strings():
     """A publish is one of three, whose last is head and data."""
     command = b"*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n$5\r\nhdata\r\n"
-    assert encode_publish(b"c", b"h", b"data") == command
+    assert PLAIN.encode_publish(b"c", b"h", b"data") == command
     assert encode_command(b"PUBLISH", b"c", b"hdata") == command
 
 
@@ -95,7 +95,7 @@ def test_other_payloads_are_not_ours(payload):
 def test_channels_are_asked_for_in_portions():
     """Of 512."""
     channels = [b"%d" % number for number in range(1100)]
-    found = batches(channels)
+    found = PLAIN.batches(channels)
     assert [len(each) for each in found] == [MAX_CHANNELS, MAX_CHANNELS, 76]
     assert sum(found, []) == channels
-    assert batches([]) == []
+    assert PLAIN.batches([]) == []

@@ -14,18 +14,18 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import gevent
 from gevent import Greenlet, get_hub, getcurrent
 from gevent.event import Event as Signal
 
-from ..errors import ConfigurationError, LayerRefused
-from ..net.reactor import ONE_TURN
-from .redis_connection import Pauses, RedisConnection, Refusal, connect_to
-from .redis_frames import MAX_CHANNELS, batches, encode_command
-from .redis_url import RedisAddress
+from ...errors import ConfigurationError, LayerRefused
+from ...net.reactor import ONE_TURN
+from .connection import Pauses, RedisConnection, Refusal
+from .frames import MAX_CHANNELS, Dialect, encode_command
+from .places import Place
 
 #: Commands that Redis has to confirm before more are sent: its confirmations count for
 #: the limit of its output buffer.
@@ -55,20 +55,15 @@ class Stage(enum.Enum):
 class Command:
     """A SUBSCRIBE or UNSUBSCRIBE on its way."""
 
-    __slots__ = ("again", "channels", "left", "wanted")
+    __slots__ = ("channels", "kind", "left")
 
-    def __init__(self, channels: list[bytes], wanted: bool, again: bool) -> None:
-        self.channels = channels
-        self.wanted = wanted
-        #: Whether its topics were wanted before this connection.
-        self.again = again
+    def __init__(self, kind: tuple[bool, bool, bytes]) -> None:
+        #: Whether they are wanted, whether they were wanted before this connection,
+        #: and what they must have in common.
+        self.kind = kind
+        self.channels: list[bytes] = []
         #: Channels that are not confirmed yet.
         self.left = 0
-
-    def encode(self) -> bytes:
-        """Return it as Redis reads it."""
-        word = b"SUBSCRIBE" if self.wanted else b"UNSUBSCRIBE"
-        return encode_command(word, *self.channels)
 
 
 class ListenerOwner(Protocol):
@@ -80,24 +75,28 @@ class ListenerOwner(Protocol):
     def gap(self, topics: list[str]) -> None:
         """They are heard again, and something may be missing."""
 
+    def moved(self) -> None:
+        """A channel belongs to another server by now."""
+
     def link_changed(self, error: Exception | None) -> None:
         """It has connected, or could not, because of ``error``."""
 
 
 class Listener:
     """
-    Listen to the topics that are wanted on one server.
+    Listen to the channels that are wanted on one server.
 
     Args:
-        address: The server.
+        place: The server.
+        dialect: How it is spoken to.
         owner: Who is told.
 
     """
 
-    def __init__(self, address: RedisAddress, owner: ListenerOwner) -> None:
-        self._address = address
+    def __init__(self, place: Place, dialect: Dialect, owner: ListenerOwner) -> None:
+        self._place = place
+        self._dialect = dialect
         self._owner = owner
-        self._prefix = address.prefix.encode()
         #: The topics that are wanted, by channel.
         self._topics: dict[bytes, str] = {}
         #: How many confirmations of a channel are awaited.
@@ -120,8 +119,8 @@ class Listener:
         self._ever_up = False
         #: Whether a connection was lost, or could not be made, before this one.
         self._missed = False
-        #: Whether the connection was cut here.
-        self._deaf = False
+        #: Why the connection was cut here.
+        self._reason = ""
         #: When the last reply came.
         self.last_heard = 0.0
         self.stage = Stage.IDLE
@@ -129,7 +128,7 @@ class Listener:
     # Wanting.
 
     def subscribe(
-        self, topics: Iterable[str], timeout: float, known_down: bool
+        self, topics: Mapping[bytes, str], timeout: float, known_down: bool
     ) -> bool:
         """
         Want ``topics``; return whether Redis has confirmed it.
@@ -138,6 +137,8 @@ class Listener:
         What is confirmed later is announced as a gap.
 
         Args:
+            topics: By channel.
+            timeout: See above.
             known_down: Whether the server is known to be away.
 
         Raises:
@@ -146,34 +147,42 @@ class Listener:
         """
         if self.stage is Stage.CLOSED:
             return False
-        channels = []
-        for topic in topics:
-            channel = self._prefix + topic.encode()
-            self._topics[channel] = topic
-            channels.append(channel)
+        self._topics.update(topics)
         if self.stage is Stage.IDLE:
             self._begin(known_down)
         if self.stage in (Stage.JOINING, Stage.UP):
-            self._ask(channels, wanted=True)
+            self._ask(topics, wanted=True)
         confirmed = False
         if self.stage is not Stage.DOWN and getcurrent() is not get_hub():
             confirmed = self._wait(0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
         if not confirmed and self.stage in (Stage.JOINING, Stage.UP):
-            self._late.update(channels)
+            self._late.update(topics)
         return confirmed
 
-    def unsubscribe(self, topics: Iterable[str]) -> None:
-        """Want ``topics`` no more; never blocks."""
-        channels = [self._prefix + topic.encode() for topic in topics]
+    def adopt(self, topics: Mapping[bytes, str]) -> None:
+        """Want what was wanted of another server; never blocks. Gaps are announced."""
+        self._topics.update(topics)
+        if self.stage is Stage.IDLE:
+            self._begin(known_down=True)
+        elif self.stage in (Stage.JOINING, Stage.UP):
+            for channels in self._dialect.batches(topics):
+                self._ask(channels, wanted=True, again=True)
+
+    def unsubscribe(self, channels: Iterable[bytes]) -> None:
+        """Want them no more; never blocks."""
         known = [c for c in channels if self._topics.pop(c, None) is not None]
         if known and self.stage in (Stage.JOINING, Stage.UP):
             self._ask(known, wanted=False)
 
-    def wants(self, topic: str) -> bool:
-        """Whether ``topic`` is wanted."""
-        return self._prefix + topic.encode() in self._topics
+    def __contains__(self, channel: bytes) -> bool:
+        return channel in self._topics
+
+    @property
+    def channels(self) -> frozenset[bytes]:
+        """Those that are wanted."""
+        return frozenset(self._topics)
 
     def _ask(
         self, channels: Iterable[bytes], *, wanted: bool, again: bool = False
@@ -182,12 +191,9 @@ class Listener:
         queue = self._queue
         for channel in channels:
             last = queue[-1] if queue else None
-            if (
-                last is None
-                or (last.wanted, last.again) != (wanted, again)
-                or len(last.channels) >= MAX_CHANNELS
-            ):
-                last = Command([], wanted, again)
+            kind = (wanted, again, self._dialect.slot_of(channel))
+            if last is None or last.kind != kind or len(last.channels) >= MAX_CHANNELS:
+                last = Command(kind)
                 queue.append(last)
             last.channels.append(channel)
             last.left += 1
@@ -214,7 +220,7 @@ class Listener:
         self.stage = Stage.DOWN if known_down else Stage.CONNECTING
         self._missed = known_down
         self._greenlet = Greenlet(self._run)
-        self._greenlet.name = f"greenchannels listener of {self._address}"
+        self._greenlet.name = f"greenchannels listener of {self._place}"
         self._greenlet.start()
 
     def close(self) -> None:
@@ -246,10 +252,10 @@ class Listener:
         """Whether there is a connection."""
         return self._connection is not None
 
-    def reconnect(self) -> None:
-        """The connection is deaf: make another. Never blocks."""
+    def reconnect(self, reason: str) -> None:
+        """Make another connection. Never blocks."""
         if self._connection is not None:
-            self._deaf = True
+            self._reason = reason
             self._connection.cut()
 
     # Its greenlet.
@@ -259,7 +265,7 @@ class Listener:
         while not self._over.is_set():
             self._joined_when = math.inf
             try:
-                self._connection = connect_to(self._address)
+                self._connection = self._place.connect()
                 self._listen(self._connection)
             except (OSError, ConfigurationError) as error:
                 self._lose(error)
@@ -274,9 +280,9 @@ class Listener:
         if self.stage is Stage.CLOSED:
             return
         self._missed = True
-        if self._deaf:
-            self._deaf = False
-            error = ConnectionError("nothing comes from it any more")
+        if self._reason:
+            error = ConnectionError(self._reason)
+            self._reason = ""
         if isinstance(error, LayerRefused):
             self._refusal = error
         self.stage = Stage.DOWN
@@ -304,7 +310,7 @@ class Listener:
         connection.sock.settimeout(None)
         self.last_heard = time.monotonic()
         self.stage = Stage.JOINING
-        for channels in batches(self._topics):
+        for channels in self._dialect.batches(self._topics):
             self._ask(channels, wanted=True, again=self._missed)
         self._joined_at = self._asked
         if not self._joined_at:
@@ -312,12 +318,12 @@ class Listener:
         # Who waits since before the connection waits for all of it.
         self._waiters = deque((self._asked, signal) for _, signal in self._waiters)
         writer = Greenlet(self._write, connection)
-        writer.name = f"greenchannels subscriber of {self._address}"
+        writer.name = f"greenchannels subscriber of {self._place}"
         writer.start()
         try:
             self._read(connection)
         except Refusal as error:
-            raise LayerRefused(f"Redis at {self._address}: {error}") from error
+            raise self._place.refusal(error) from error
         finally:
             writer.kill()
 
@@ -332,12 +338,19 @@ class Listener:
                 self._sent.append(commands[-1])
             if commands:
                 try:
-                    connection.send(b"".join(each.encode() for each in commands))
+                    connection.send(b"".join(map(self._encode, commands)))
                 except OSError:
                     connection.cut()
                     return
 
+    def _encode(self, command: Command) -> bytes:
+        dialect, wanted = self._dialect, command.kind[0]
+        word = dialect.subscribe if wanted else dialect.unsubscribe
+        return encode_command(word, *command.channels)
+
     def _read(self, connection: RedisConnection) -> None:
+        dialect = self._dialect
+        joined, left, message = dialect.joined, dialect.left, dialect.message
         replies = size = 0
         while True:
             reply = connection.read()
@@ -346,11 +359,11 @@ class Listener:
                 kind, channel, value = reply
             except (TypeError, ValueError):
                 raise ConnectionError("not what a listener hears") from None
-            if kind == b"message":
+            if kind == message:
                 size += len(value)
                 self._take(channel, value)
-            elif kind == b"subscribe" or kind == b"unsubscribe":
-                self._take_confirmation(kind == b"subscribe", channel)
+            elif kind in (joined, left):
+                self._take_confirmation(kind == joined, channel)
             else:
                 raise ConnectionError(f"not what a listener hears: {kind!r:.50}")
             if replies >= REPLIES_PER_TURN or size >= BYTES_PER_TURN:
@@ -370,7 +383,11 @@ class Listener:
     def _take_confirmation(self, wanted: bool, channel: bytes) -> None:
         self.last_heard = time.monotonic()
         command = self._sent[0] if self._sent else None
-        if command is None or command.wanted is not wanted:
+        if self._dialect.slotted and not wanted and not self._was_asked(channel):
+            self._topics.pop(channel, None)
+            self._owner.moved()
+            return
+        if command is None or command.kind[0] is not wanted:
             raise ConnectionError("it confirms what it was not asked for")
         if wanted:
             self._confirmed += 1
@@ -385,11 +402,18 @@ class Listener:
             self._work.set()
             self._complete(command)
 
+    def _was_asked(self, channel: bytes) -> bool:
+        """Whether a channel is left because this process wants that."""
+        command = self._sent[0] if self._sent else None
+        return (
+            command is not None and not command.kind[0] and channel in command.channels
+        )
+
     def _complete(self, command: Command) -> None:
         """All of a command is confirmed."""
         if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
             self._joined()
-        missed = [c for c in command.channels if command.again or c in self._late]
+        missed = [c for c in command.channels if command.kind[1] or c in self._late]
         self._late.difference_update(missed)
         topics = [self._topics[c] for c in missed if c in self._topics]
         if topics:

@@ -15,10 +15,10 @@ from typing import Protocol
 from gevent import Greenlet, get_hub, getcurrent
 from gevent.event import Event as Signal
 
-from ..errors import ConfigurationError, LayerRefused
-from .redis_connection import Pauses, RedisConnection, Refusal, connect_to
-from .redis_frames import encode_command, encode_publish
-from .redis_url import RedisAddress
+from ...errors import ConfigurationError
+from .connection import Pauses, RedisConnection, Refusal
+from .frames import Dialect
+from .places import Place
 
 #: How much may wait to be sent: bytes, and messages.
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
@@ -35,6 +35,9 @@ LOOK_INTERVAL = 1.0
 
 #: Seconds that a connection lasts if it is good for something.
 SOUND = 0.1
+
+#: Seconds between two looks whether the server is still what it should be.
+CHECK_INTERVAL = 5.0
 
 #: What ``stats`` calls messages whose fate is not known, and those that were too much.
 UNANSWERED = "publishes lost with the connection"
@@ -60,19 +63,24 @@ class Publisher:
     Publish on one server, in order, each message at most once.
 
     Args:
-        address: The server.
+        place: The server.
+        dialect: How it is spoken to.
         owner: Who is told.
         counters: Where what was lost is counted.
 
     """
 
     def __init__(
-        self, address: RedisAddress, owner: PublisherOwner, counters: Counter[str]
+        self,
+        place: Place,
+        dialect: Dialect,
+        owner: PublisherOwner,
+        counters: Counter[str],
     ) -> None:
-        self._address = address
+        self._place = place
+        self._dialect = dialect
         self._owner = owner
         self._counters = counters
-        self._prefix = address.prefix.encode()
         self._head = b""
         self._connection: RedisConnection | None = None
         #: Topic and command of each message that waits to be sent.
@@ -85,18 +93,21 @@ class Publisher:
         self._waiters: list[tuple[int, Signal]] = []
         self._work, self._over = Signal(), Signal()
         self._greenlet: Greenlet[..., None] | None = None
-        self._used = 0.0
+        self._used = self._checked = 0.0
+        #: Why the connection was cut here.
+        self._reason = ""
         #: Whether messages are taken.
         self.up = False
 
     # Life.
 
-    def start(self, head: bytes) -> None:
+    def start(self, head: bytes, channel: bytes) -> None:
         """
         Connect and go on; blocks for one attempt, at most 6 s, and tries again later.
 
         Args:
             head: What all payloads begin with.
+            channel: One that must be allowed.
 
         Raises:
             ConfigurationError: If this program is not let in, or may not publish.
@@ -105,7 +116,7 @@ class Publisher:
         self._head = head
         try:
             self._connect()
-            self._check_right()
+            self._check_right(channel)
         except OSError as error:
             self._fail(error)
         except BaseException:
@@ -114,7 +125,7 @@ class Publisher:
         else:
             self._owner.link_changed(None)
         self._greenlet = Greenlet(self._run)
-        self._greenlet.name = f"greenchannels publisher of {self._address}"
+        self._greenlet.name = f"greenchannels publisher of {self._place}"
         self._greenlet.start()
 
     def close(self, timeout: float) -> None:
@@ -142,6 +153,13 @@ class Publisher:
         if self._connection is not None:
             self._connection.forsake()
 
+    def reconnect(self, reason: str) -> None:
+        """Make another connection. Never blocks."""
+        if self._connection is not None:
+            self._reason = reason
+            self._connection.cut()
+            self._work.set()
+
     def look(self) -> None:
         """Find out soon whether the connection is still there. Never blocks."""
         self._used = 0.0
@@ -154,14 +172,14 @@ class Publisher:
 
     # Publishing.
 
-    def publish(self, topic: str, data: bytes) -> bool:
+    def publish(self, topic: str, channel: bytes, data: bytes) -> bool:
         """Queue a message; False if it is lost. Never blocks."""
         if not self.up:
             return False
         if self._size >= MAX_QUEUED_BYTES or len(self._queue) >= MAX_QUEUED:
             self._counters[OVERFLOWS] += 1
             return False
-        command = encode_publish(self._prefix + topic.encode(), self._head, data)
+        command = self._dialect.encode_publish(channel, self._head, data)
         self._queue.append((topic, command))
         self._size += len(command)
         self._queued += 1
@@ -222,11 +240,16 @@ class Publisher:
         while not self._over.is_set():
             self._work.wait(LOOK_INTERVAL)
             self._work.clear()
+            if self._reason:
+                reason, self._reason = self._reason, ""
+                raise ConnectionError(reason)
             idle = time.monotonic() - self._used > IDLE
             if idle and connection.has_ended():
                 raise ConnectionError("Connection closed by server.")
             while self._queue:
                 self._send_batch(connection)
+            if time.monotonic() - self._checked > CHECK_INTERVAL:
+                self._check_server(connection)
 
     def _send_batch(self, connection: RedisConnection) -> None:
         queue, size = self._queue, 0
@@ -260,21 +283,25 @@ class Publisher:
     # Connecting.
 
     def _connect(self) -> None:
-        self._connection = connect_to(self._address)
+        self._connection = connection = self._place.connect()
         self._work.set()
         self._used = time.monotonic()
+        self._check_server(connection)
         self.up = True
 
-    def _check_right(self) -> None:
+    def _check_server(self, connection: RedisConnection) -> None:
+        """Notice a server that has become a copy of another."""
+        self._checked = time.monotonic()
+        self._place.check(connection)
+
+    def _check_right(self, channel: bytes) -> None:
         """Publish to nobody, to see whether it is allowed."""
         assert self._connection is not None
         try:
-            self._connection.send(
-                encode_command(b"PUBLISH", self._prefix + b"#start", b"")
-            )
+            self._connection.send(self._dialect.encode_publish(channel, b"", b""))
             self._connection.read()
         except Refusal as error:
-            raise LayerRefused(f"Redis at {self._address}: {error}") from error
+            raise self._place.refusal(error) from error
 
     def _reconnect_at_once(self) -> bool:
         """Try, so that those who publish notice nothing."""
@@ -318,5 +345,6 @@ class Publisher:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._reason = ""
         if connection is not None:
             connection.end()

@@ -22,9 +22,9 @@ from gevent.event import Event as Signal
 from redis import exceptions as theirs
 from redis.connection import Connection
 
-from ..errors import LayerRefused
-from .redis_frames import encode_command
-from .redis_url import RedisAddress
+from ...errors import LayerRefused
+from .frames import encode_command
+from .url import RedisAddress
 
 #: Seconds for a connection to be made and let in.
 CONNECT_TIMEOUT = 2.0
@@ -131,6 +131,36 @@ class RedisConnection(Connection):
         except theirs.RedisError as error:
             raise ConnectionError(str(error)) from error
 
+    def ask(self, *words: bytes) -> Any:
+        """
+        Carry out a command while no other reply is due; blocks as ``read`` does.
+
+        Raises:
+            OSError: If the connection is over.
+            Refusal: If the reply is an error.
+
+        """
+        self.send(encode_command(*words))
+        return self.read()
+
+    def role(self) -> str | None:
+        """
+        Return ``"master"`` or ``"slave"``; ``None`` if this user may not know.
+
+        Blocks as ``read`` does.
+
+        Raises:
+            OSError: If the connection is over.
+
+        """
+        try:
+            reply = self.ask(b"ROLE")
+        except Refusal:
+            return None
+        if not isinstance(reply, list) or not reply or type(reply[0]) is not bytes:
+            raise ConnectionError("not a role")
+        return str(reply[0], "ascii", "replace")
+
     def has_ended(self) -> bool:
         """Say whether the other end has closed it, while no reply is due."""
         if self._address.tls is not None:
@@ -182,7 +212,7 @@ def connect_to(address: RedisAddress) -> RedisConnection:
     except BaseException as error:
         connection.end()
         if isinstance(error, theirs.AuthenticationError | theirs.NoPermissionError):
-            raise _refused(address, str(error)) from error
+            raise refused_user(address, str(error)) from error
         if isinstance(error, theirs.RedisError):
             raise ConnectionError(str(error)) from error
         raise
@@ -199,7 +229,8 @@ def _introduce(connection: RedisConnection) -> None:
         logger.debug("Redis: CLIENT SETNAME: %s", error)
 
 
-def _refused(address: RedisAddress, text: str) -> LayerRefused:
+def refused_user(address: RedisAddress, text: str) -> LayerRefused:
+    """Return what says that a server does not let this program in."""
     who = f"user {address.username!r}" if address.username else "the default user"
     return LayerRefused(f"Redis at {address} refuses {who}: {text.rstrip('.')}")
 

@@ -1,0 +1,1 @@
+"""Buses over Redis or Valkey: one server, several, Sentinel's, a Cluster."""
