@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -723,3 +724,42 @@ def test_a_blogs_page_comes_back_after_the_server_did(browser, tmp_path):
         check_errors(page)
     finally:
         server.stop()
+
+
+# Hosts.
+
+
+@pytest.mark.skipif(
+    not (shutil.which("redis-server") or shutil.which("valkey-server")),
+    reason="neither redis-server nor valkey-server is installed",
+)
+def test_two_hosts_meet_at_a_redis():
+    """The script shows it, serves both pages, and leaves nothing behind."""
+    script = subprocess.Popen(
+        [sys.executable, "-u", "-m", "examples.hosts"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said = []
+        while not (said and said[-1].startswith("Open both pages")):
+            line = script.stdout.readline()
+            assert line, said
+            said.append(line)
+        assert sum("is heard at the other" in line for line in said) == 2
+        pages = re.findall(r"http://127\.0\.0\.1:\d+/", "".join(said))
+        assert len(pages) == 2
+        for page in pages:
+            assert urllib.request.urlopen(page, timeout=PATIENCE).status == 200
+        script.send_signal(signal.SIGINT)
+        assert (script.wait(PATIENCE), script.stdout.read()) == (0, "")
+        for page in pages:
+            with pytest.raises(urllib.error.URLError):
+                urllib.request.urlopen(page, timeout=PATIENCE)
+    finally:
+        script.terminate()
+        script.wait(PATIENCE)
+        script.stdout.close()
