@@ -3,11 +3,12 @@
 import contextlib
 import tempfile
 
+from greenchannels.layers.redis.cluster import TAG_SLOTS
 from greenchannels.testing.recording import until
 from tests.layers.redis_harness import RedisServer, free_port
 
-#: Hash slots.
-SLOTS = 16384
+#: Where the masters' slots begin, and the end.
+BOUNDS = (0, 5461, 10922, 16384)
 
 #: Milliseconds after which a node counts as lost.
 NODE_TIMEOUT = 1000
@@ -43,6 +44,10 @@ class ClusterNode(RedisServer):
     def is_master(self):
         """Whether it is one, as it says."""
         return self.ask("ROLE")[0] == b"master"
+
+    def sharded_listeners(self, channel):
+        """Return how many connections have subscribed to a channel."""
+        return int(self.ask("PUBSUB", "SHARDNUMSUB", channel)[1])
 
     def meet(self, other):
         """Introduce another one."""
@@ -87,11 +92,11 @@ class RunningCluster:
 
     def _form(self):
         first, masters, others = self.nodes[0], self.nodes[:3], self.nodes[3:]
-        bounds = [0, 5461, 10922, SLOTS]
         for number, it in enumerate(self.nodes):
             it("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for it, start, end in zip(masters, bounds, bounds[1:], strict=False):
-            it("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
+        for number, it in enumerate(masters):
+            bounds = BOUNDS[number], BOUNDS[number + 1] - 1
+            it("CLUSTER", "ADDSLOTSRANGE", *bounds)
         for it in self.nodes[1:]:
             first.meet(it)
         names = {it.name for it in masters}
@@ -150,18 +155,33 @@ class RunningCluster:
         ]
         return self.at(max(ports, key=ports.count))
 
-    def move(self, slot, target):
-        """Give a slot to another node, as redis-cli does."""
-        source = self.owner(slot)
+    def replica_of(self, master):
+        """Return the first replica of a master."""
+        for it in self.nodes:
+            role = it.ask("ROLE")
+            if role[0] == b"slave" and role[2] == master.port:
+                return it
+        raise AssertionError("it has none")
+
+    def move(self, slots, target):
+        """Give slots to another node, as redis-cli does."""
+        for slot in [slots] if isinstance(slots, int) else slots:
+            source = self.owner(slot)
+            if source is not target:
+                self._move(slot, source, target)
+
+    def _move(self, slot, source, target):
         target("CLUSTER", "SETSLOT", slot, "IMPORTING", source.name)
         source("CLUSTER", "SETSLOT", slot, "MIGRATING", target.name)
-        for it in (target, source):
+        others = [it for it in self.nodes if it not in (source, target)]
+        for it in (target, source, *others):
             assert it("CLUSTER", "SETSLOT", slot, "NODE", target.name) == b"+OK"
-        until(lambda: all(self._knows(it, slot, target) for it in self.nodes), SETTLED)
 
-    @staticmethod
-    def _knows(node, slot, owner):
-        return any(a <= slot <= b and p == owner.port for a, b, p in node.slots())
+    def spread(self):
+        """Have the slots where they were at the begin."""
+        for number, it in enumerate(self.nodes[:3]):
+            first, last = BOUNDS[number], BOUNDS[number + 1] - 1
+            self.move([slot for slot in TAG_SLOTS if first <= slot <= last], it)
 
     def kill(self):
         """Kill all."""
@@ -180,4 +200,4 @@ def running_cluster(**options):
             cluster.kill()
 
 
-__all__ = ["SLOTS", "ClusterNode", "RunningCluster", "running_cluster"]
+__all__ = ["ClusterNode", "RunningCluster", "running_cluster"]

@@ -251,13 +251,13 @@ class Link:
 
     def link_changed(self, error: Exception | None) -> None:
         """One of the two connections came or went."""
-        listener = self._listener.stage
+        listener = self._listener
         whole_before = self._whole
-        whole = self._publisher.up and listener not in (Stage.DOWN, Stage.JOINING)
+        whole = self._publisher.up and not listener.away
         if error is not None:
             self._log.down(error)
             self._publisher.look()
-        elif self._publisher.up and listener is Stage.UP:
+        elif self._publisher.up and listener.stage is Stage.UP:
             self._ask_for_echo()
         self._whole = whole
         if whole and whole_before is False:

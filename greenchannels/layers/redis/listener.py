@@ -132,6 +132,8 @@ class Listener:
         self._ever_up = False
         #: Whether a connection was lost, or could not be made, before this one.
         self._missed = False
+        #: Whether one was since all that was wanted was heard.
+        self._lost = False
         #: Why the connection was cut here.
         self._reason = ""
         #: When the last reply came.
@@ -180,7 +182,8 @@ class Listener:
             return
         self._topics.update(topics)
         if self.stage is Stage.IDLE:
-            self._begin(known_down=True)
+            self._begin(known_down=False)
+            self._missed = True
         elif self.stage in (Stage.JOINING, Stage.UP):
             for channels in self._dialect.batches(topics):
                 self._ask(channels, wanted=True, again=True)
@@ -237,7 +240,7 @@ class Listener:
 
     def _begin(self, known_down: bool) -> None:
         self.stage = Stage.DOWN if known_down else Stage.CONNECTING
-        self._missed = known_down
+        self._missed = self._lost = known_down
         self._greenlet = Greenlet(self._run)
         self._greenlet.name = f"greenchannels listener of {self._place}"
         self._greenlet.start()
@@ -273,6 +276,12 @@ class Listener:
         """Whether there is a connection."""
         return self._connection is not None
 
+    @property
+    def away(self) -> bool:
+        """Whether a connection was lost, and not all that was wanted is heard again."""
+        joining = self.stage is Stage.JOINING and self._lost
+        return joining or self.stage is Stage.DOWN
+
     def reconnect(self, reason: str) -> None:
         """Make another connection. Never blocks."""
         if self._connection is not None:
@@ -300,7 +309,7 @@ class Listener:
         """Nothing is heard; what is wanted is kept."""
         if self.stage is Stage.CLOSED:
             return
-        self._missed = True
+        self._missed = self._lost = True
         if self._reason:
             error = ConnectionError(self._reason)
             self._reason = ""
@@ -499,6 +508,7 @@ class Listener:
     def _joined(self) -> None:
         """All that was wanted before this connection is confirmed."""
         self.stage = Stage.UP
+        self._lost = False
         self._joined_when = time.monotonic()
         self._ever_up, self._refusal = True, None
         self._owner.link_changed(None)

@@ -132,7 +132,7 @@ class WatchedServer:
                 reasons.append(f"sentinel {sentinel}: {error}")
             except LayerRefused as error:
                 reasons.append(str(error))
-                refusal = error
+                refusal = refusal or error
             else:
                 answered = True
                 yield sentinel, address
