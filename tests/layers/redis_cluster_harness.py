@@ -139,6 +139,12 @@ class RunningCluster:
         role = node.ask("ROLE")
         return role[0] == b"master" or role[3] == b"connected"
 
+    def set_password(self, password):
+        """Have all want a password, or none."""
+        for it in self.nodes:
+            it("CONFIG", "SET", "requirepass", password or "")
+            it.password = password
+
     def at(self, port):
         """Return the node with a port."""
         (found,) = [it for it in self.nodes if it.port == port]

@@ -12,10 +12,10 @@ from tests.layers.redis_harness import BINARY, RedisServer, free_port
 #: What the sentinels call the master.
 SERVICE = "mymaster"
 
-#: Milliseconds between what sentinels do, so that tests are quick. Four times
-#: "publish" is how long they let a replica be that says it is a master; that has to be
-#: longer than the second after which whoever has made it one looks at it again.
-PERIODS = {"info": 100, "ping": 100, "ask": 100, "publish": 600}
+#: Milliseconds between what sentinels do, so that tests are quick. In a failover they
+#: look at replicas each second, and need to have done so within five times "ping" to
+#: choose one, and within four times "publish", lest others take the change back.
+PERIODS = {"info": 100, "ping": 500, "ask": 100, "publish": 600}
 
 #: Seconds in which a group is whole again.
 SETTLED = 60.0
@@ -30,7 +30,7 @@ class Sentinel(RedisServer):
         with open(self._config, "w", encoding="ascii") as file:
             file.write(f"port {self._port}\nbind 127.0.0.1\ndir {folder}\n")
             file.write(f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2\n")
-            file.write(f"sentinel down-after-milliseconds {SERVICE} 500\n")
+            file.write(f"sentinel down-after-milliseconds {SERVICE} 1000\n")
             file.write(f"sentinel failover-timeout {SERVICE} 2000\n")
             if master.password:
                 file.write(f"sentinel auth-pass {SERVICE} {master.password}\n")

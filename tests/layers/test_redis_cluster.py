@@ -270,25 +270,26 @@ def test_joins_and_leaves_while_slots_move(start, masters):
 
 
 @PLAIN_AND_SHARDED
-def test_a_cluster_that_is_away_at_the_start_is_one_warning(start, caplog, pubsub):
+def test_a_cluster_that_is_away_at_the_start_is_one_warning(
+    start, masters, caplog, pubsub
+):
     """It serves, and joins when the nodes come."""
-    with running_cluster() as cluster:
-        for it in cluster.nodes:
-            it.kill()
-        url = cluster.url(pubsub=pubsub)
-        layer, member = start(url), RecordingMember(listens=("layer.gap",))
-        layer.add(ROOM, member)
-        layer.send(ROOM, text("here"))
-        assert member.texts == ["here"]
-        gevent.sleep(1)
-        (warning,) = [r for r in caplog.records if r.levelname == "WARNING"]
-        assert "members of this process still hear" in warning.message
-        cluster.settle()
-        until(lambda: member.events, BACK)
-        assert "is back after" in caplog.text
-        pair = Pair(start, url)
-        until(lambda: "0 1" in member.texts)
-        pair.exact()
+    for it in masters.nodes:
+        it.kill()
+    url = masters.url(pubsub=pubsub)
+    layer, member = start(url), RecordingMember(listens=("layer.gap",))
+    layer.add(ROOM, member)
+    layer.send(ROOM, text("here"))
+    assert member.texts == ["here"]
+    gevent.sleep(1)
+    (warning,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "members of this process still hear" in warning.message
+    masters.settle()
+    until(lambda: member.events, BACK)
+    assert "is back after" in caplog.text
+    pair = Pair(start, url)
+    until(lambda: "0 1" in member.texts)
+    pair.exact()
 
 
 def refusal(url):
@@ -339,26 +340,33 @@ def test_rights_that_are_missing_are_an_error_and_the_right_ones_are_enough(
             it("ACL", "DELUSER", "app")
 
 
-def test_a_wrong_password_is_one_line_and_exit_code_1(run, start):
+@pytest.fixture
+def locked(masters):
+    """Three masters that want a password."""
+    masters.set_password("secret1")
+    yield masters
+    masters.set_password(None)
+
+
+def test_a_wrong_password_is_one_line_and_exit_code_1(run, start, locked):
     """The right one is not shown."""
-    with running_cluster(password="secret1") as cluster:
-        right = cluster.url()
-        code, out, error = run("--layer", right.replace("secret1", "secret2")).end()
-        assert (code, out) == (1, "") and "secret" not in error, error
-        (line,) = [each for each in error.splitlines() if "Error: " in each]
-        assert "refuses the default user" in line
-        layer, member = start(right), RecordingMember()
-        layer.add(group_topic("all"), member)
-        server = run("--layer", right, "--workers", "2")
-        with opened(server.address()) as peer:
-            peer.say("hello")
-            assert peer.hear() == "hello"
-        until(lambda: member.texts == ["hello"])
-        server.process.terminate()
-        code, out, error = server.end()
-        assert code == 0 and "secret" not in out + error, error
-        port = cluster.nodes[0].port
-        assert f"Groups over redis+cluster://127.0.0.1:{port},127" in error, error
+    right = locked.url()
+    code, out, error = run("--layer", right.replace("secret1", "secret2")).end()
+    assert (code, out) == (1, "") and "secret" not in error, error
+    (line,) = [each for each in error.splitlines() if "Error: " in each]
+    assert "refuses the default user" in line
+    layer, member = start(right), RecordingMember()
+    layer.add(group_topic("all"), member)
+    server = run("--layer", right, "--workers", "2")
+    with opened(server.address()) as peer:
+        peer.say("hello")
+        assert peer.hear() == "hello"
+    until(lambda: member.texts == ["hello"])
+    server.process.terminate()
+    code, out, error = server.end()
+    assert code == 0 and "secret" not in out + error, error
+    port = locked.nodes[0].port
+    assert f"Groups over redis+cluster://127.0.0.1:{port},127" in error, error
 
 
 def test_a_seed_that_is_away_is_passed_over(start, masters):
