@@ -10,9 +10,7 @@ every node tells all others what is published, and one node is enough.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import gevent
 from gevent import Greenlet
@@ -20,8 +18,10 @@ from gevent.event import Event as Signal
 
 from ...errors import ConfigurationError, LayerRefused
 from ..numbers import PROBE
-from .connection import Pauses, RedisConnection, Refusal, connect_to
-from .frames import PLAIN, SHARDED, SLOTS, Dialect, slot_of
+from .cluster_map import Map, read_map
+from .connection import Pauses
+from .frames import PLAIN, SLOTS, Dialect, slot_of
+from .nodes import AnyNode, Node
 from .outages import OutageLog
 from .places import Place
 from .url import RedisAddress
@@ -34,9 +34,6 @@ LOOK_INTERVAL, SHORTEST_INTERVAL = 5.0, 0.25
 
 #: Seconds that a node has to answer.
 ANSWER_TIMEOUT = 2.0
-
-#: What a node says that is not, or not now, the one for a slot.
-_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "CROSSSLOT")
 
 #: What plain pub/sub calls the one server that it sees.
 _ANY = "the Cluster"
@@ -56,32 +53,6 @@ def _make_tags() -> list[bytes]:
 #: The names of the parts, and their slots. All processes must have the same.
 TAGS = _make_tags()
 TAG_SLOTS = [slot_of(tag) for tag in TAGS]
-
-
-@dataclass(frozen=True)
-class Map:
-    """
-    What a node knows.
-
-    Attributes:
-        asked: The node.
-        slots: First and last slot of each range, and where its master is.
-        dialect: The best kind of pub/sub.
-        sound: Whether the node hears most of the others, and all slots have a master.
-        epoch: The Cluster's age, in changes of masters.
-
-    """
-
-    asked: RedisAddress
-    slots: list[tuple[int, int, str, int]]
-    dialect: Dialect
-    sound: bool
-    epoch: int
-
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """The better the higher."""
-        return self.sound, self.epoch
 
 
 class Cluster:
@@ -222,7 +193,7 @@ class Cluster:
         for address in self.candidates():
             try:
                 with gevent.Timeout(ANSWER_TIMEOUT, TimeoutError("no answer")):
-                    found = self._ask(address)
+                    found = read_map(address, self._pubsub)
             except OSError as error:
                 reasons.append(f"{address}: {error}")
                 continue
@@ -237,197 +208,42 @@ class Cluster:
             raise refusal or ConnectionError("; ".join(reasons))
         return self._take(best)
 
-    def _ask(self, address: RedisAddress) -> Map:
-        """Return what a node knows."""
-        connection = connect_to(address)
-        try:
-            reply = connection.ask(b"CLUSTER", b"SLOTS")
-            said = _read_info(connection)
-            dialect = self.dialect if self.places else self._choose(connection)
-        except Refusal as error:
-            if "cluster support disabled" in str(error):
-                text = f"Redis at {address} is no Cluster: use redis://"
-                raise LayerRefused(text) from error
-            if "unknown command" in str(error) or error.code == "NOPERM":
-                raise LayerRefused(f"Redis at {address}: {error}") from error
-            raise ConnectionError(str(error)) from error
-        finally:
-            connection.end()
-        return Map(
-            asked=address,
-            slots=_read_slots(reply, address),
-            dialect=dialect,
-            sound=said.get("cluster_state", "ok") == "ok",
-            epoch=int(said.get("cluster_current_epoch", "0")),
-        )
-
-    def _choose(self, connection: RedisConnection) -> Dialect:
-        """Return the kind of pub/sub that there is."""
-        if self._pubsub != "auto":
-            return PLAIN if self._pubsub == "plain" else SHARDED
-        try:
-            known = connection.ask(b"COMMAND", b"INFO", b"SPUBLISH")
-        except Refusal:
-            return SHARDED
-        return SHARDED if known and known[0] else PLAIN
-
     def _take(self, found: Map) -> bool:
         """Have the places that a map names; return whether they are others."""
-        dialect, slots = found.dialect, found.slots
+        before = (self.dialect, self._owners, self.places.keys())
         self.sound, self._epoch = found.sound, found.epoch
-        nodes = {(host, port): self._server.at(host, port) for *_, host, port in slots}
-        owners = [""] * PARTS
-        for first, last, host, port in slots:
-            for part, slot in enumerate(TAG_SLOTS):
-                if first <= slot <= last:
-                    owners[part] = str(nodes[host, port])
+        nodes = {
+            (host, port): self._server.at(host, port) for *_, host, port in found.slots
+        }
         self._nodes = [each for each in nodes.values() if each == found.asked]
         self._nodes += [each for each in nodes.values() if each != found.asked]
-        if dialect is PLAIN:
-            places: dict[str, Place] = {_ANY: self.places.get(_ANY) or AnyNode(self)}
+        if not self.places:
+            self.dialect = found.dialect
+        kept = self.places
+        if self.dialect is PLAIN:
+            self.places = {_ANY: kept.get(_ANY) or AnyNode(self)}
         else:
-            used = {str(each): each for each in self._nodes if str(each) in owners}
-            kept = self.places
-            places = {n: kept.get(n) or Node(address) for n, address in used.items()}
-        same = (dialect, owners, list(places)) == (
-            self.dialect,
-            self._owners,
-            list(self.places),
-        )
-        self.dialect, self._owners, self.places = dialect, owners, places
-        return not same
+            self._owners = _find_owners(found, nodes)
+            used = {str(each): each for each in self._nodes}
+            self.places = {
+                name: kept.get(name) or Node(address)
+                for name, address in used.items()
+                if name in self._owners
+            }
+        return before != (self.dialect, self._owners, self.places.keys())
 
     def candidates(self) -> list[RedisAddress]:
         """Return the nodes that there may be, best first."""
         return list(dict.fromkeys([*self._nodes, *self._seeds]))
 
 
-def _read_info(connection: RedisConnection) -> dict[str, str]:
-    """
-    Return what CLUSTER INFO says; nothing if it must not be asked.
-
-    Raises:
-        OSError: If the connection is over.
-
-    """
-    try:
-        said = connection.ask(b"CLUSTER", b"INFO")
-    except Refusal:
-        return {}
-    if not isinstance(said, bytes):
-        raise ConnectionError("not what a node says of its Cluster")
-    lines = (line.partition(":") for line in said.decode("ascii", "replace").split())
-    return {name: value for name, _, value in lines}
-
-
-def _read_slots(reply: Any, asked: RedisAddress) -> list[tuple[int, int, str, int]]:
-    """
-    Return first and last slot of each range, and where its master is.
-
-    Raises:
-        OSError: If it is no map.
-
-    """
-    found = []
-    try:
-        for first, last, (host, port, *_), *_ in reply:
-            # An empty name stands for the one that was asked.
-            name = host.decode() if host and host != b"?" else asked.host
-            found.append((int(first), int(last), name, int(port)))
-    except (TypeError, ValueError, AttributeError):
-        raise ConnectionError("not a map of slots") from None
-    if not found:
-        raise ConnectionError("the Cluster has no slots yet")
-    return found
-
-
-class Node:
-    """
-    A node, as a ``Place``.
-
-    Args:
-        address: Of the node.
-
-    """
-
-    def __init__(self, address: RedisAddress) -> None:
-        self._address = address
-
-    def __str__(self) -> str:
-        return str(self._address)
-
-    def connect(self) -> RedisConnection:
-        """See ``Place``."""
-        return connect_to(self._address)
-
-    def check(self, connection: RedisConnection) -> None:
-        """See ``Place``: the map is watched, and who asks a wrong node is told so."""
-
-    def refusal(self, error: Refusal) -> OSError | ConfigurationError:
-        """See ``Place``: the map may be old."""
-        if error.code in _ELSEWHERE:
-            return ConnectionError(str(error))
-        return LayerRefused(f"Redis at {self}: {error}")
-
-    def watch(self, moved: Callable[[], None]) -> None:
-        """See ``Place``: the map is watched."""
-
-
-def _is_sound(connection: RedisConnection) -> bool:
-    """Whether a node is with most of the others; ends the connection if it is over."""
-    try:
-        return _read_info(connection).get("cluster_state", "ok") == "ok"
-    except BaseException:
-        connection.end()
-        raise
-
-
-class AnyNode:
-    """
-    The first node that is to be had, as a ``Place``.
-
-    Args:
-        cluster: Whose nodes.
-
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def __str__(self) -> str:
-        return str(self._cluster)
-
-    def connect(self) -> RedisConnection:
-        """See ``Place``: tries one node after the other, and takes the best."""
-        reasons = []
-        spare: RedisConnection | None = None
-        for address in self._cluster.candidates():
-            try:
-                connection = connect_to(address)
-                sound = _is_sound(connection)
-            except OSError as error:
-                reasons.append(f"{address}: {error}")
-                continue
-            if sound:
-                if spare is not None:
-                    spare.end()
-                return connection
-            if spare is None:
-                spare = connection
-            else:
-                connection.end()
-        if spare is None:
-            raise ConnectionError("; ".join(reasons))
-        return spare
-
-    def check(self, connection: RedisConnection) -> None:
-        """See ``Place``: a node that is cut off from the others tells nobody."""
-        if self._cluster.sound and not _is_sound(connection):
-            raise ConnectionError("this node is cut off from its Cluster")
-
-    def refusal(self, error: Refusal) -> OSError | ConfigurationError:
-        """See ``Place``: this program lacks a right."""
-        return LayerRefused(f"{self}: {error}")
-
-    def watch(self, moved: Callable[[], None]) -> None:
-        """See ``Place``: any will do."""
+def _find_owners(
+    found: Map, nodes: Mapping[tuple[str, int], RedisAddress]
+) -> list[str]:
+    """Return the node of each part; empty if there is none."""
+    owners = [""] * PARTS
+    for first, last, host, port in found.slots:
+        for part, slot in enumerate(TAG_SLOTS):
+            if first <= slot <= last:
+                owners[part] = str(nodes[host, port])
+    return owners
