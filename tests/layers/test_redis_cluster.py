@@ -5,9 +5,11 @@ import zlib
 
 import gevent
 import pytest
+from gevent.threadpool import ThreadPool
 
 from greenchannels.errors import LayerRefused
 from greenchannels.layers.layer import group_topic
+from greenchannels.layers.redis import publisher
 from greenchannels.layers.redis.cluster import TAG_SLOTS
 from greenchannels.layers.registry import make_layer
 from greenchannels.net.reactor import Reactor
@@ -15,7 +17,9 @@ from greenchannels.testing.recording import RecordingMember, text, until
 from tests.cli.test_run import opened, run
 from tests.layers.redis_cluster_harness import running_cluster
 from tests.layers.redis_harness import free_port, redis_server
+from tests.layers.test_outside import BEGINNINGS, Program
 from tests.layers.test_redis_outages import BACK, ROOM, Pair, reactor, start
+from tests.layers.test_redis_sentinel import SENDING_SCRIPT
 from tests.servers.harness import no_leaks
 
 __all__ = ["no_leaks", "reactor", "redis_server", "run", "start"]
@@ -179,6 +183,24 @@ def test_plain_pubsub_goes_on_over_other_nodes(start, masters):
         masters.settle()
 
 
+def test_a_node_that_is_cut_off_from_its_cluster_is_left(start, monkeypatch):
+    """Who publishes there reaches only those that listen there."""
+    monkeypatch.setattr(publisher, "CHECK_INTERVAL", 0.1)
+    with running_cluster() as cluster:
+        pair, alone = Pair(start, cluster.url(pubsub="plain")), cluster.nodes[0]
+        assert connections(alone) == 4
+        for it in cluster.nodes[1:]:
+            assert alone("CLUSTER", "FORGET", it.name) == b"+OK"
+        until(lambda: connections(alone) == 0, BACK)
+        pair.whole()
+        pair.exact()
+        Pair(start, cluster.url(pubsub="plain"))
+        assert connections(alone) == 0
+        owner = cluster.nodes[1].slots()[0][2]
+        assert owner == alone.port, "it has its slots still"
+        assert Pair(start, cluster.url()).count("connections") == 12
+
+
 def test_slots_that_move_while_messages_flow(start, masters):
     """There and back; what is lost at the moment of the move is counted."""
     pair, over, slot = Pair(start, masters.url()), False, slot_of(ROOM)
@@ -266,6 +288,22 @@ def test_joins_and_leaves_while_slots_move(start, masters):
     assert one.stats()["bus"].get("deaf listeners", 0) == 0
 
 
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_programs_without_a_server_send(start, masters, kind):
+    """Also a child that they fork; Redis has a message when the send returns."""
+    layer, member = start(masters.url()), RecordingMember()
+    layer.add(ROOM, member)
+    name = layer.new_channel(member)
+    program = Program(masters.url(), SENDING_SCRIPT.format(name), kind)
+    pool = ThreadPool(1)  # the layer here has to answer meanwhile
+    try:
+        assert pool.apply(program.end) == ["0"]
+    finally:
+        pool.kill()
+    until(lambda: len(member.texts) == 4)
+    assert member.texts == ["one", "two", "child", "three"]
+
+
 # At the start.
 
 
@@ -332,9 +370,11 @@ def test_rights_that_are_missing_are_an_error_and_the_right_ones_are_enough(
             for it in masters.nodes:
                 assert it(*user, "&test:*", *given) == b"+OK"
             assert "NOPERM" in refusal(url)
-        for it in masters.nodes:
-            assert it(*user, "&test:*", *[f"+{right}" for right in rights]) == b"+OK"
-        Pair(start, url)
+        for enough in (words, ["cluster|info", *words]):
+            given = [f"+{right}" for right in ("cluster|slots", *enough)]
+            for it in masters.nodes:
+                assert it(*user, "&test:*", *given) == b"+OK"
+            Pair(start, url)
     finally:
         for it in masters.nodes:
             it("ACL", "DELUSER", "app")

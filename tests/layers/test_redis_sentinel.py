@@ -4,6 +4,7 @@ import signal
 
 import gevent
 import pytest
+from gevent.threadpool import ThreadPool
 
 from greenchannels.errors import LayerRefused
 from greenchannels.layers.layer import group_topic
@@ -14,12 +15,28 @@ from greenchannels.testing.recording import RecordingMember, text, until
 from tests.cli.test_run import opened, run
 from tests.layers.redis_harness import free_port, redis_server
 from tests.layers.redis_sentinel_harness import SERVICE, running_sentinels
+from tests.layers.test_outside import BEGINNINGS, Program
 from tests.layers.test_redis_outages import BACK, ROOM, Pair, reactor, start
 from tests.servers.harness import no_leaks
 
 __all__ = ["no_leaks", "reactor", "redis_server", "run", "start"]
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+
+#: A program that sends, forks, and has its child send.
+SENDING_SCRIPT = """
+    room.send("one")
+    Group("by name").add({!r})
+    Group("by name").send("two")
+    pid = os.fork()
+    if pid == 0:
+        room.send("child")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    room.send("three")
+    print(greenchannels.stats().get("lost publishes", 0), flush=True)
+    os._exit(0)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +167,22 @@ def test_a_sentinel_that_is_stopped_is_passed_over(start, watched):
     finally:
         stopped.signal(signal.SIGCONT)
     pair.exact()
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_programs_without_a_server_send(start, watched, kind):
+    """Also a child that they fork; Redis has a message when the send returns."""
+    layer, member = start(watched.url()), RecordingMember()
+    layer.add(ROOM, member)
+    name = layer.new_channel(member)
+    program = Program(watched.url(), SENDING_SCRIPT.format(name), kind)
+    pool = ThreadPool(1)  # the layer here has to answer meanwhile
+    try:
+        assert pool.apply(program.end) == ["0"]
+    finally:
+        pool.kill()
+    until(lambda: len(member.texts) == 4)
+    assert member.texts == ["one", "two", "child", "three"]
 
 
 # At the start.
