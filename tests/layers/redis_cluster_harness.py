@@ -5,7 +5,7 @@ import tempfile
 
 from greenchannels.layers.redis.cluster import TAG_SLOTS
 from greenchannels.testing.recording import until
-from tests.layers.redis_harness import RedisServer, free_port
+from tests.layers.redis_harness import MEMORY, RedisServer, free_port
 
 #: Where the masters' slots begin, and the end.
 BOUNDS = (0, 5461, 10922, 16384)
@@ -198,12 +198,9 @@ class RunningCluster:
 @contextlib.contextmanager
 def running_cluster(**options):
     """Have a Cluster for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="gc-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gc-", dir=MEMORY) as folder:
         cluster = RunningCluster(folder, **options)
         try:
             yield cluster
         finally:
             cluster.kill()
-
-
-__all__ = ["ClusterNode", "RunningCluster", "running_cluster"]

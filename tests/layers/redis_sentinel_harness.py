@@ -7,7 +7,7 @@ import tempfile
 import hiredis
 
 from greenchannels.testing.recording import until
-from tests.layers.redis_harness import BINARY, RedisServer, free_port
+from tests.layers.redis_harness import MEMORY, RedisServer, free_port
 
 #: What the sentinels call the master.
 SERVICE = "mymaster"
@@ -163,12 +163,9 @@ class Watched:
 @contextlib.contextmanager
 def running_sentinels(**options):
     """Have a group for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="gc-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gc-", dir=MEMORY) as folder:
         group = Watched(folder, **options)
         try:
             yield group
         finally:
             group.kill()
-
-
-__all__ = ["BINARY", "SERVICE", "Sentinel", "Watched", "running_sentinels"]

@@ -309,12 +309,13 @@ class Listener:
         """Nothing is heard; what is wanted is kept."""
         if self.stage is Stage.CLOSED:
             return
-        self._missed = self._lost = True
         if self._reason:
             error = ConnectionError(self._reason)
             self._reason = ""
-        if isinstance(error, LayerRefused):
+        if isinstance(error, LayerRefused) and not self._missed:
+            # Only a first attempt is somebody's mistake, and not an outage.
             self._refusal = error
+        self._missed = self._lost = True
         self.stage = Stage.DOWN
         self._forget()
         self._owner.link_changed(error)
