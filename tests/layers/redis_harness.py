@@ -36,7 +36,11 @@ class RedisServer:
         self.port = port or free_port()
         self.password = password
         self._running = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def url(self, **options):
         """Return its URL for an application."""
