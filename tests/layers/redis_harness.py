@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import gevent
+import hiredis
 import pytest
 from gevent import socket, subprocess
 from gevent.server import StreamServer
@@ -33,6 +34,9 @@ def find_valkey():
 #: The servers that there are.
 BINARIES = {"redis": shutil.which("redis-server"), "valkey": find_valkey()}
 
+#: Where servers write what they must not forget, without waiting for a disk.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 #: What runs as the server if a test does not say.
 BINARY = BINARIES["redis"] or BINARIES["valkey"]
 
@@ -40,15 +44,19 @@ BINARY = BINARIES["redis"] or BINARIES["valkey"]
 class RedisServer:
     """A server of its own on a free port, which keeps nothing."""
 
-    def __init__(self, folder, *options, binary=BINARY):
+    def __init__(self, folder, *options, binary=BINARY, password=None, port=None):
         assert binary, "install redis-server or valkey-server"
         self._binary = binary
         self.folder = folder
         self.options = options
-        self.port = free_port()
-        self.password = None
+        self.port = port or free_port()
+        self.password = password
         self._running = None
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
 
     def url(self, **options):
         """Return its URL for an application."""
@@ -59,15 +67,18 @@ class RedisServer:
 
     def start(self):
         """Start it, and wait until it answers."""
-        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", self.folder]
-        command += self.options
         with open(os.path.join(self.folder, "log"), "ab") as log:
-            self._running = subprocess.Popen(command, stdout=log, stderr=log)
+            self._running = subprocess.Popen(self.command(), stdout=log, stderr=log)
         until(lambda: self.answers() or self._running.poll() is not None)
         if self._running.poll() is not None:
             with open(os.path.join(self.folder, "log")) as log:
                 raise RuntimeError(log.read())
+
+    def command(self):
+        """Return what starts it."""
+        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", self.folder]
+        return [*command, *self.options]
 
     def answers(self):
         """Say whether it lets somebody talk to it."""
@@ -77,7 +88,7 @@ class RedisServer:
 
     def __call__(self, *words, whole=False):
         """Carry out a command; return the answer's first line, or all that came."""
-        sock = socket.create_connection(("127.0.0.1", self.port), 2.0)
+        sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
         try:
             if self.password:
                 sock.sendall(encode("AUTH", self.password))
@@ -93,6 +104,30 @@ class RedisServer:
                 return line
         finally:
             sock.close()
+
+    def ask(self, *words):
+        """Carry out a command; return the whole answer."""
+        reader = hiredis.Reader()
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
+            if self.password:
+                sock.sendall(encode("AUTH", self.password))
+            sock.sendall(encode(*words))
+            answers = []
+            while len(answers) < 1 + bool(self.password):
+                data = sock.recv(65536)
+                if not data:
+                    raise EOFError
+                reader.feed(data)
+                while (found := reader.gets()) is not False:
+                    answers.append(found)
+        if isinstance(answers[-1], hiredis.ReplyError):
+            raise answers[-1]
+        return answers[-1]
+
+    @property
+    def runs(self):
+        """Whether its process does."""
+        return self._running.poll() is None
 
     def clients(self):
         """Return the lines of CLIENT LIST about processes of ours."""

@@ -8,7 +8,9 @@ import pytest
 pytest.register_assert_rewrite("greenchannels.testing.layers")
 
 from greenchannels.testing.layers import LayerConformance  # noqa: E402
+from tests.layers.redis_cluster_harness import running_cluster  # noqa: E402
 from tests.layers.redis_harness import second_redis, shared_redis  # noqa: E402
+from tests.layers.redis_sentinel_harness import running_sentinels  # noqa: E402
 from tests.servers.harness import no_leaks  # noqa: E402
 
 __all__ = ["no_leaks", "second_redis", "shared_redis"]
@@ -74,3 +76,50 @@ class TestEncrypted(LayerConformance):
         return shared_redis.url(
             prefix=f"test{next(self._numbers)}", symmetric_encryption_keys_file=keys
         )
+
+
+@pytest.fixture(scope="module")
+def sentinels():
+    """A master with a replica and three sentinels."""
+    with running_sentinels() as it:
+        yield it
+
+
+class TestSentinel(LayerConformance):
+    """A server that sentinels know."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, sentinels):
+        """Channels of its own."""
+        return sentinels.url(prefix=f"test{next(self._numbers)}")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Cluster of three masters."""
+    with running_cluster() as it:
+        yield it
+
+
+class TestCluster(LayerConformance):
+    """A Cluster whose nodes share the topics."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, cluster):
+        """Channels of its own."""
+        return cluster.url(prefix=f"test{next(self._numbers)}", pubsub="sharded")
+
+
+class TestClusterPlain(LayerConformance):
+    """A Cluster whose nodes tell each other what is published."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, cluster):
+        """Channels of its own."""
+        return cluster.url(prefix=f"test{next(self._numbers)}", pubsub="plain")

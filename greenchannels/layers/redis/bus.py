@@ -13,6 +13,7 @@ import secrets
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import gevent
@@ -64,7 +65,7 @@ class RedisBus:
         self._started = False
         #: Whether all links were whole when that was reported, and whether they are
         #: being made, so that there is nothing to report.
-        self._whole, self._connecting = True, False
+        self._whole, self._connecting = True, 0
 
     # The port.
 
@@ -94,7 +95,9 @@ class RedisBus:
         _started.add(self)
         try:
             self._router.start(self._servers_changed)
-            self._start_links(list(self._router.places))
+            servers = list(self._router.places)
+            self._make_links(servers)
+            self._start_links(servers, insist=True)
         except BaseException:
             self._end(0.0)
             raise
@@ -201,20 +204,30 @@ class RedisBus:
                 found.setdefault(server, {})[channel] = topic
         return found
 
-    def _start_links(self, servers: list[str]) -> None:
-        """Connect to all of them at the same time."""
-        router = self._router
+    def _make_links(self, servers: list[str]) -> None:
+        """Have what is to be started."""
+        router, head = self._router, self._head
         for server in servers:
             channel = router.probe_channels(server)[0]
             place = router.places[server]
-            link = Link(place, router.dialect, channel, self, self.counters)
+            link = Link(place, router.dialect, head, channel, self, self.counters)
             self._links[server] = link
-        self._connecting = True
+
+    def _start_links(self, servers: list[str], *, insist: bool) -> None:
+        """
+        Connect to all of them at the same time.
+
+        Args:
+            servers: Their names.
+            insist: See ``Link.start``.
+
+        """
+        work = [(self._links[server],) for server in servers]
+        self._connecting += 1
         try:
-            work = [(self._links[server], self._head) for server in servers]
-            _in_parallel(Link.start, work)
+            _in_parallel(partial(Link.start, insist=insist), work)
         finally:
-            self._connecting = False
+            self._connecting -= 1
 
     def _servers_changed(self) -> None:
         """Have a link to each server, and listen where topics belong now. Blocks."""
@@ -223,16 +236,20 @@ class RedisBus:
         places = self._router.places
         for server in [each for each in self._links if each not in places]:
             self._links.pop(server).close(0.0)
-        self._start_links([each for each in places if each not in self._links])
+        fresh = [each for each in places if each not in self._links]
+        self._make_links(fresh)
+        self._move_wishes()
+        self._start_links(fresh, insist=False)
+        self._tell_state()
+
+    def _move_wishes(self) -> None:
+        """Listen where topics belong now."""
         wanted = self._channels(self._topics)
         for server, link in self._links.items():
-            link.probe_channel = self._router.probe_channels(server)[0]
-            channels = wanted.get(server, {})
-            link.unsubscribe(link.channels - set(channels))
-            fresh = channels.keys() - link.channels
-            if fresh:
-                link.adopt({channel: channels[channel] for channel in fresh})
-        self._tell_state()
+            link.probe_by(self._router.probe_channels(server)[0])
+            channels, known = wanted.get(server, {}), link.channels
+            link.unsubscribe(known - channels.keys())
+            link.adopt({c: channels[c] for c in channels.keys() - known})
 
     def _end(self, timeout: float) -> None:
         self._router.close()
@@ -254,7 +271,7 @@ class RedisBus:
                 link.abandon()
         else:
             # The hub was another thread's: what it was about to do is half done.
-            _of_parent.append((self._router, self._links))
+            _of_parent.append((self._router.forsake(), self._links))
             for link in self._links.values():
                 link.forsake()
         self._forget()
@@ -284,7 +301,7 @@ class RedisBus:
 
     def moved(self) -> None:
         """A channel belongs to another server by now."""
-        self._router.doubt()
+        self._router.doubt(gone=True)
 
     def answered(self, topic: str, hearers: int) -> None:
         """A message is with those who listen."""

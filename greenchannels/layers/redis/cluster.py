@@ -9,11 +9,8 @@ every node tells all others what is published, and one node is enough.
 
 from __future__ import annotations
 
-import binascii
-import logging
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import gevent
 from gevent import Greenlet
@@ -21,14 +18,13 @@ from gevent.event import Event as Signal
 
 from ...errors import ConfigurationError, LayerRefused
 from ..numbers import PROBE
-from .connection import RedisConnection, Refusal, connect_to
-from .frames import PLAIN, SHARDED, Dialect
+from .cluster_map import Map, read_map
+from .connection import Pauses
+from .frames import PLAIN, SLOTS, Dialect, slot_of
+from .nodes import AnyNode, Node
 from .outages import OutageLog
 from .places import Place
 from .url import RedisAddress
-
-#: Hash slots of a Cluster.
-SLOTS = 16384
 
 #: How many parts topics are divided into; more nodes than that are not of use.
 PARTS = 64
@@ -36,18 +32,11 @@ PARTS = 64
 #: Seconds between two looks at the map, and at least between two when in doubt.
 LOOK_INTERVAL, SHORTEST_INTERVAL = 5.0, 0.25
 
-#: What a node says that is not, or not now, the one for a slot.
-_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "CROSSSLOT", "LOADING")
+#: Seconds that a node has to answer.
+ANSWER_TIMEOUT = 2.0
 
 #: What plain pub/sub calls the one server that it sees.
 _ANY = "the Cluster"
-
-logger = logging.getLogger("greenchannels.layer")
-
-
-def slot_of(tag: bytes) -> int:
-    """Return the hash slot of what is in braces (CRC16, XMODEM)."""
-    return binascii.crc_hqx(tag, 0) % SLOTS
 
 
 def _make_tags() -> list[bytes]:
@@ -91,13 +80,18 @@ class Cluster:
         self._pubsub = pubsub
         self.dialect: Dialect = PLAIN
         self.places: dict[str, Place] = {}
-        #: The nodes that have slots, for questions, best first.
+        #: Whether all was well where the map is from.
+        self.sound = False
+        self._epoch = 0
+        #: The nodes that have slots; the one first that had the map.
         self._nodes: list[RedisAddress] = []
         #: The node of each part; empty if there is none.
         self._owners = [""] * PARTS
         self._wake = Signal()
-        self._doubted = False
+        #: Whether a node has given up channels by itself.
+        self._gone = False
         self._greenlet: Greenlet[..., None] | None = None
+        self._failed = False
         self._log = OutageLog(str(self))
 
     def __str__(self) -> str:
@@ -110,7 +104,7 @@ class Cluster:
         try:
             self._look()
         except OSError as error:
-            self._log.down(error)
+            self._fail(error)
         self._greenlet = Greenlet(self._run, changed)
         self._greenlet.name = f"greenchannels watch of {self}"
         self._greenlet.start()
@@ -131,9 +125,9 @@ class Cluster:
         parts = [part for part in range(PARTS) if self._owners[part] == server]
         return [self._channel(part, name) for part in parts]
 
-    def doubt(self) -> None:
+    def doubt(self, *, gone: bool = False) -> None:
         """See ``Router``."""
-        self._doubted = True
+        self._gone |= gone
         self._wake.set()
 
     def close(self) -> None:
@@ -142,194 +136,114 @@ class Cluster:
             self._greenlet.kill(block=False)
             self._greenlet = None
 
+    def forsake(self) -> object:
+        """See ``Router``."""
+        kept = (self._greenlet, self._wake)
+        self._greenlet, self._wake = None, Signal()
+        return kept
+
     # The map.
 
     def _channel(self, part: int, name: bytes) -> bytes:
         return b"%b{%b}%b" % (self._prefix, TAGS[part], name)
 
     def _run(self, changed: Callable[[], None]) -> None:
+        pauses = Pauses(Signal())
         while True:
             gevent.sleep(SHORTEST_INTERVAL)
             self._wake.wait(LOOK_INTERVAL)
             self._wake.clear()
-            doubted, self._doubted = self._doubted, False
             try:
                 other = self._look()
-                if other or doubted:
-                    changed()
             except (OSError, ConfigurationError) as error:
-                self._log.down(error)
-                self.doubt()
+                self._fail(error)
+                pauses.wait()
+                continue
+            pauses.reset()
+            self._recover()
+            if other or self._gone:
+                self._gone = False
+                changed()
+
+    def _fail(self, error: Exception) -> None:
+        """There is no map: what is known is kept."""
+        self._failed = True
+        self._log.down(error)
+        self.doubt()
+
+    def _recover(self) -> None:
+        if self._failed:
+            self._failed = False
+            self._log.up()
 
     def _look(self) -> bool:
         """
         Ask for the map; return whether it is another than before.
+
+        A node that is cut off from the others, or was, has an old one: if the first
+        may be such a node, the others are asked, too.
 
         Raises:
             OSError: If no node has it.
             LayerRefused: If they do not let this program in.
 
         """
-        reasons = []
-        for address in dict.fromkeys([*self._nodes, *self._seeds]):
+        reasons, refusal = [], None
+        best: Map | None = None
+        for address in self.candidates():
             try:
-                with gevent.Timeout(2.0, TimeoutError("no answer")):
-                    return self._look_at(address)
+                with gevent.Timeout(ANSWER_TIMEOUT, TimeoutError("no answer")):
+                    found = read_map(address, self._pubsub)
             except OSError as error:
                 reasons.append(f"{address}: {error}")
-        raise ConnectionError("; ".join(reasons))
+                continue
+            except LayerRefused as error:
+                refusal = error
+                continue
+            if best is None or found.rank > best.rank:
+                best = found
+            if best.sound and best.epoch >= self._epoch:
+                break
+        if best is None:
+            raise refusal or ConnectionError("; ".join(reasons))
+        return self._take(best)
 
-    def _look_at(self, address: RedisAddress) -> bool:
-        connection = connect_to(address)
-        try:
-            reply = connection.ask(b"CLUSTER", b"SLOTS")
-            dialect = self.dialect if self.places else self._choose(connection)
-        except Refusal as error:
-            if "cluster support disabled" in str(error):
-                text = f"Redis at {address} is no Cluster: use redis://"
-                raise LayerRefused(text) from error
-            if str(error).startswith(("NOPERM", "NOAUTH")):
-                raise LayerRefused(f"Redis at {address}: {error}") from error
-            raise ConnectionError(str(error)) from error
-        finally:
-            connection.end()
-        return self._take(dialect, _read_slots(reply, address))
-
-    def _choose(self, connection: RedisConnection) -> Dialect:
-        """Return the kind of pub/sub that there is."""
-        if self._pubsub != "auto":
-            return PLAIN if self._pubsub == "plain" else SHARDED
-        try:
-            known = connection.ask(b"COMMAND", b"INFO", b"SPUBLISH")
-        except Refusal:
-            return SHARDED
-        return SHARDED if known and known[0] else PLAIN
-
-    def _take(self, dialect: Dialect, slots: list[tuple[int, int, str, int]]) -> bool:
-        nodes = {(host, port): self._server.at(host, port) for *_, host, port in slots}
-        owners = [""] * PARTS
-        for first, last, host, port in slots:
-            for part, slot in enumerate(TAG_SLOTS):
-                if first <= slot <= last:
-                    owners[part] = str(nodes[host, port])
-        self._nodes = list(nodes.values())
-        if dialect is PLAIN:
-            places: dict[str, Place] = {_ANY: self.places.get(_ANY) or AnyNode(self)}
+    def _take(self, found: Map) -> bool:
+        """Have the places that a map names; return whether they are others."""
+        before = (self.dialect, self._owners, self.places.keys())
+        self.sound, self._epoch = found.sound, found.epoch
+        nodes = {
+            (host, port): self._server.at(host, port) for *_, host, port in found.slots
+        }
+        self._nodes = [each for each in nodes.values() if each == found.asked]
+        self._nodes += [each for each in nodes.values() if each != found.asked]
+        if not self.places:
+            self.dialect = found.dialect
+        kept = self.places
+        if self.dialect is PLAIN:
+            self.places = {_ANY: kept.get(_ANY) or AnyNode(self)}
         else:
-            used = {str(each): each for each in self._nodes if str(each) in owners}
-            kept = self.places
-            places = {n: kept.get(n) or Node(address) for n, address in used.items()}
-        same = (dialect, owners, list(places)) == (
-            self.dialect,
-            self._owners,
-            list(self.places),
-        )
-        self.dialect, self._owners, self.places = dialect, owners, places
-        return not same
+            self._owners = _find_owners(found, nodes)
+            used = {str(each): each for each in self._nodes}
+            self.places = {
+                name: kept.get(name) or Node(address)
+                for name, address in used.items()
+                if name in self._owners
+            }
+        return before != (self.dialect, self._owners, self.places.keys())
 
     def candidates(self) -> list[RedisAddress]:
-        """Return the nodes that there may be."""
+        """Return the nodes that there may be, best first."""
         return list(dict.fromkeys([*self._nodes, *self._seeds]))
 
 
-def _read_slots(reply: Any, asked: RedisAddress) -> list[tuple[int, int, str, int]]:
-    """
-    Return first and last slot of each range, and where its master is.
-
-    Raises:
-        OSError: If it is no map.
-
-    """
-    found = []
-    try:
-        for first, last, (host, port, *_), *_ in reply:
-            # An empty name stands for the one that was asked.
-            name = host.decode() if host and host != b"?" else asked.host
-            found.append((int(first), int(last), name, int(port)))
-    except (TypeError, ValueError, AttributeError):
-        raise ConnectionError("not a map of slots") from None
-    if not found:
-        raise ConnectionError("the Cluster has no slots yet")
-    return found
-
-
-class Node:
-    """
-    A node, as a ``Place``.
-
-    Args:
-        address: Of the node.
-
-    """
-
-    def __init__(self, address: RedisAddress) -> None:
-        self._address = address
-
-    def __str__(self) -> str:
-        return str(self._address)
-
-    def connect(self) -> RedisConnection:
-        """See ``Place``."""
-        return connect_to(self._address)
-
-    def check(self, connection: RedisConnection) -> None:
-        """See ``Place``: who asks a node that is no master learns it by ``MOVED``."""
-
-    def refusal(self, error: Refusal) -> OSError | ConfigurationError:
-        """See ``Place``: the map may be old."""
-        if str(error).startswith(_ELSEWHERE):
-            return ConnectionError(str(error))
-        return LayerRefused(f"Redis at {self}: {error}")
-
-    def watch(self, moved: Callable[[], None]) -> None:
-        """See ``Place``: the map is watched."""
-
-
-class AnyNode:
-    """
-    The first node that is to be had, as a ``Place``.
-
-    Args:
-        cluster: Whose nodes.
-
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def __str__(self) -> str:
-        return str(self._cluster)
-
-    def connect(self) -> RedisConnection:
-        """See ``Place``: tries one node after the other."""
-        reasons = []
-        for address in self._cluster.candidates():
-            try:
-                connection = connect_to(address)
-            except OSError as error:
-                reasons.append(f"{address}: {error}")
-                continue
-            try:
-                self.check(connection)
-            except OSError as error:
-                connection.end()
-                reasons.append(f"{address}: {error}")
-                continue
-            return connection
-        raise ConnectionError("; ".join(reasons))
-
-    def check(self, connection: RedisConnection) -> None:
-        """See ``Place``: a node that is cut off from the others tells nobody."""
-        try:
-            said = connection.ask(b"CLUSTER", b"INFO")
-        except Refusal:
-            return
-        if b"cluster_state:ok" not in said:
-            raise ConnectionError("the Cluster's state is not ok there")
-
-    def refusal(self, error: Refusal) -> OSError | ConfigurationError:
-        """See ``Place``: this program lacks a right."""
-        return LayerRefused(f"{self}: {error}")
-
-    def watch(self, moved: Callable[[], None]) -> None:
-        """See ``Place``: any will do."""
+def _find_owners(
+    found: Map, nodes: Mapping[tuple[str, int], RedisAddress]
+) -> list[str]:
+    """Return the node of each part; empty if there is none."""
+    owners = [""] * PARTS
+    for first, last, host, port in found.slots:
+        for part, slot in enumerate(TAG_SLOTS):
+            if first <= slot <= last:
+                owners[part] = str(nodes[host, port])
+    return owners

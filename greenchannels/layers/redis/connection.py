@@ -58,8 +58,30 @@ TCP_OPTIONS = (
 logger = logging.getLogger("greenchannels.layer")
 
 
+#: What errors begin with that redis-py gives classes of their own, without that word.
+_CODES: dict[type[Exception], str] = {
+    theirs.MovedError: "MOVED",
+    theirs.AskError: "ASK",
+    theirs.TryAgainError: "TRYAGAIN",
+    theirs.ClusterDownError: "CLUSTERDOWN",
+    theirs.ClusterCrossSlotError: "CROSSSLOT",
+    theirs.MasterDownError: "MASTERDOWN",
+    theirs.NoPermissionError: "NOPERM",
+}
+
+
 class Refusal(Exception):
-    """Redis has not carried out a command."""
+    """
+    Redis has not carried out a command; its text is what Redis says.
+
+    Attributes:
+        code: The word that this begins with, if it is one that means something here.
+
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self.code = _CODES.get(type(error), "")
+        super().__init__(f"{self.code} {error}".lstrip())
 
 
 class RedisConnection(Connection):
@@ -127,7 +149,7 @@ class RedisConnection(Connection):
             except theirs.TimeoutError:
                 return self.read_response(disconnect_on_error=False)
         except theirs.ResponseError as error:
-            raise Refusal(str(error)) from error
+            raise Refusal(error) from error
         except theirs.RedisError as error:
             raise ConnectionError(str(error)) from error
 
@@ -143,23 +165,37 @@ class RedisConnection(Connection):
         self.send(encode_command(*words))
         return self.read()
 
-    def role(self) -> str | None:
+    def hello(self) -> dict[str, str]:
         """
-        Return ``"master"`` or ``"slave"``; ``None`` if this user may not know.
+        Return what a server says of itself, which takes no right (HELLO, Redis 6).
 
         Blocks as ``read`` does.
+
+        Returns:
+            ``"mode"`` (``"standalone"``, ``"cluster"``, ``"sentinel"``) and ``"role"``
+            (``"master"`` or ``"replica"``, with a sentinel none), as far as it does.
 
         Raises:
             OSError: If the connection is over.
 
         """
         try:
-            reply = self.ask(b"ROLE")
+            reply = self.ask(b"HELLO")
         except Refusal:
-            return None
-        if not isinstance(reply, list) or not reply or type(reply[0]) is not bytes:
-            raise ConnectionError("not a role")
-        return str(reply[0], "ascii", "replace")
+            return {}
+        if not isinstance(reply, list):
+            raise ConnectionError("not what a server says of itself")
+        pairs = zip(reply[::2], reply[1::2], strict=False)
+        return {
+            name.decode("ascii", "replace"): value.decode("ascii", "replace")
+            for name, value in pairs
+            if type(name) is type(value) is bytes
+        }
+
+    def leads_to(self, address: RedisAddress) -> bool:
+        """Say whether it leads there, or is closed."""
+        same = (self._address.host, self._address.port) == (address.host, address.port)
+        return same or self.sock is None or self.sock.fileno() < 0
 
     def has_ended(self) -> bool:
         """Say whether the other end has closed it, while no reply is due."""

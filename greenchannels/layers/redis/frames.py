@@ -9,6 +9,7 @@ another program's.
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,10 +18,18 @@ from itertools import groupby
 #: version.
 CLEAR, SEALED = b"gc\x01", b"gc\x02"
 
+#: Hash slots of a Cluster.
+SLOTS = 16384
+
 #: Channels in one SUBSCRIBE or UNSUBSCRIBE.
 MAX_CHANNELS = 512
 
 _NAME = len(CLEAR) + 1
+
+
+def slot_of(tag: bytes) -> int:
+    """Return the hash slot of what is in braces (CRC16, XMODEM)."""
+    return binascii.crc_hqx(tag, 0) % SLOTS
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,7 @@ class Dialect:
         joined: What confirmations of the first say they are.
         left: What confirmations of the second say they are.
         message: What messages say they are.
-        slotted: Whether the channels of one command have to share their slot: what
-            they have between the first ``{`` and the next ``}``.
+        slotted: Whether the channels of one command have to share their hash slot.
 
     """
 
@@ -48,9 +56,11 @@ class Dialect:
     message: bytes
     slotted: bool
 
-    def slot_of(self, channel: bytes) -> bytes:
+    def slot_of(self, channel: bytes) -> int:
         """Return what the channels of one command have in common."""
-        return channel.partition(b"}")[0] if self.slotted else b""
+        if not self.slotted:
+            return 0
+        return slot_of(channel.partition(b"{")[2].partition(b"}")[0])
 
     def batches(self, channels: Iterable[bytes]) -> list[list[bytes]]:
         """Return channels in portions that fit into one command."""

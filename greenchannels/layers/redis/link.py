@@ -68,6 +68,7 @@ class Link:
     Args:
         place: The server.
         dialect: How it is spoken to.
+        head: What all payloads begin with.
         probe_channel: The channel of this process' probes.
         owner: Who is told.
         counters: Where what happens is counted.
@@ -78,17 +79,18 @@ class Link:
         self,
         place: Place,
         dialect: Dialect,
+        head: bytes,
         probe_channel: bytes,
         owner: LinkOwner,
         counters: Counter[str],
     ) -> None:
         self._place = place
-        self.probe_channel = probe_channel
+        self._probe_channel = probe_channel
         self._owner = owner
         self._counters = counters
         self._publisher = Publisher(place, dialect, self, counters)
         self._listener = Listener(place, dialect, self)
-        self._head = b""
+        self._head = head
         self._clock: Clock | None = None
         self._alarm: Alarm | None = None
         self._watch: Greenlet[..., None] | None = None
@@ -100,24 +102,28 @@ class Link:
         self._log = OutageLog(str(place))
         #: Whether both connections are as they should be; unknown before the start.
         self._whole: bool | None = None
+        self._closed = False
 
     # Life.
 
-    def start(self, head: bytes) -> None:
+    def start(self, *, insist: bool) -> None:
         """
         Connect; blocks for one attempt, usually 2 s at most.
 
         If the server is away, that is a state and no error.
 
         Args:
-            head: What all payloads begin with.
+            insist: Whether a server that does not let this program in is an error;
+                else it is tried again.
 
         Raises:
-            ConfigurationError: If the server does not let this program in.
+            ConfigurationError: See above.
 
         """
-        self._head = head
-        self._publisher.start(head, self.probe_channel + b"/start")
+        channel = self._probe_channel + b"/start"
+        self._publisher.start(self._head, channel, insist=insist)
+        if self._closed:
+            return
         self._clock = Clock(get_hub().loop)
         self._looked = time.monotonic()
         self._look()
@@ -127,6 +133,7 @@ class Link:
 
     def close(self, timeout: float) -> None:
         """Send what waits, blocking at most ``timeout`` seconds, and leave."""
+        self._closed = True
         self._publisher.close(timeout)
         self._listener.close()
         if self._watch is not None:
@@ -135,6 +142,7 @@ class Link:
 
     def abandon(self) -> None:
         """This is a forked child of the hub's thread: end. Never blocks."""
+        self._closed = True
         self._publisher.abandon()
         self._listener.abandon()
         if self._watch is not None:
@@ -183,6 +191,11 @@ class Link:
         """Want them no more; never blocks."""
         self._listener.unsubscribe(channels)
 
+    def probe_by(self, channel: bytes) -> None:
+        """Publish probes on another channel from now on."""
+        if channel != self._probe_channel:
+            self._probe_channel, self._asked = channel, None
+
     @property
     def channels(self) -> frozenset[bytes]:
         """Those that are wanted."""
@@ -194,8 +207,8 @@ class Link:
 
     def publish_probe(self, data: bytes) -> bool:
         """Publish what has to come back."""
-        queued = self._publisher.publish(PROBE, self.probe_channel, data)
-        if queued and self._asked is None:
+        queued = self._publisher.publish(PROBE, self._probe_channel, data)
+        if queued and self._asked is None and self._hears():
             self._asked, self._patience = time.monotonic(), ECHO_TIMEOUT
         return queued
 
@@ -238,13 +251,13 @@ class Link:
 
     def link_changed(self, error: Exception | None) -> None:
         """One of the two connections came or went."""
-        listener = self._listener.stage
+        listener = self._listener
         whole_before = self._whole
-        whole = self._publisher.up and listener not in (Stage.DOWN, Stage.JOINING)
+        whole = self._publisher.up and not listener.away
         if error is not None:
             self._log.down(error)
             self._publisher.look()
-        elif self._publisher.up and listener is Stage.UP:
+        elif self._publisher.up and listener.stage is Stage.UP:
             self._ask_for_echo()
         self._whole = whole
         if whole and whole_before is False:
@@ -265,6 +278,10 @@ class Link:
         if self.publish_probe(NO_NUMBERS):
             self._asked, self._patience = time.monotonic(), FIRST_ECHO_TIMEOUT
 
+    def _hears(self) -> bool:
+        """Whether probes should come back."""
+        return self._publisher.up and self._listener.hears(self._probe_channel)
+
     def _look(self) -> None:
         """Find out whether probes come back. Hub only, but for the first time."""
         assert self._clock is not None
@@ -274,8 +291,7 @@ class Link:
         self._looked = now
         if self._asked is not None and late > LOOK_INTERVAL:
             self._asked += late  # the hub could not read meanwhile
-        hears = listener.stage is Stage.UP and self.probe_channel in listener
-        if not hears or not self._publisher.up:
+        if not self._hears():
             self._asked = None
         elif self._asked is not None:
             waited = now - self._asked

@@ -57,13 +57,26 @@ class Command:
 
     __slots__ = ("channels", "kind", "left")
 
-    def __init__(self, kind: tuple[bool, bool, bytes]) -> None:
+    def __init__(self, kind: tuple[bool, bool, int]) -> None:
         #: Whether they are wanted, whether they were wanted before this connection,
         #: and what they must have in common.
         self.kind = kind
         self.channels: list[bytes] = []
         #: Channels that are not confirmed yet.
         self.left = 0
+
+
+class Waiter:
+    """Who waits for confirmations."""
+
+    __slots__ = ("channels", "confirmed", "number", "signal")
+
+    def __init__(self, channels: Iterable[bytes], number: int) -> None:
+        self.channels = frozenset(channels)
+        #: How many channels have to be confirmed.
+        self.number = number
+        self.confirmed = False
+        self.signal = Signal()
 
 
 class ListenerOwner(Protocol):
@@ -105,7 +118,7 @@ class Listener:
         self._sent: deque[Command] = deque()
         #: Channels that were asked for and confirmed on this connection.
         self._asked = self._confirmed = 0
-        self._waiters: deque[tuple[int, Signal]] = deque()
+        self._waiters: deque[Waiter] = deque()
         #: Channels whose wish nobody waits for any more, though it is not confirmed.
         self._late: set[bytes] = set()
         #: The number of the last channel that was wanted before this connection.
@@ -119,6 +132,8 @@ class Listener:
         self._ever_up = False
         #: Whether a connection was lost, or could not be made, before this one.
         self._missed = False
+        #: Whether one was since all that was wanted was heard.
+        self._lost = False
         #: Why the connection was cut here.
         self._reason = ""
         #: When the last reply came.
@@ -154,30 +169,38 @@ class Listener:
             self._ask(topics, wanted=True)
         confirmed = False
         if self.stage is not Stage.DOWN and getcurrent() is not get_hub():
-            confirmed = self._wait(0.0 if known_down else timeout)
+            confirmed = self._wait(topics, 0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
-        if not confirmed and self.stage in (Stage.JOINING, Stage.UP):
-            self._late.update(topics)
+        if not confirmed:
+            self._late.update(self._awaited.keys() & topics.keys())
         return confirmed
 
     def adopt(self, topics: Mapping[bytes, str]) -> None:
         """Want what was wanted of another server; never blocks. Gaps are announced."""
+        if not topics or self.stage is Stage.CLOSED:
+            return
         self._topics.update(topics)
         if self.stage is Stage.IDLE:
-            self._begin(known_down=True)
+            self._begin(known_down=False)
+            self._missed = True
         elif self.stage in (Stage.JOINING, Stage.UP):
             for channels in self._dialect.batches(topics):
                 self._ask(channels, wanted=True, again=True)
+        else:
+            self._missed = True
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
         """Want them no more; never blocks."""
         known = [c for c in channels if self._topics.pop(c, None) is not None]
         if known and self.stage in (Stage.JOINING, Stage.UP):
-            self._ask(known, wanted=False)
+            for batch in self._dialect.batches(known):
+                self._ask(batch, wanted=False)
 
-    def __contains__(self, channel: bytes) -> bool:
-        return channel in self._topics
+    def hears(self, channel: bytes) -> bool:
+        """Say whether Redis has confirmed a channel that is wanted."""
+        up = self.stage is Stage.UP
+        return up and channel in self._topics and channel not in self._awaited
 
     @property
     def channels(self) -> frozenset[bytes]:
@@ -202,23 +225,22 @@ class Listener:
                 self._awaited[channel] = self._awaited.get(channel, 0) + 1
         self._work.set()
 
-    def _wait(self, timeout: float) -> bool:
+    def _wait(self, channels: Iterable[bytes], timeout: float) -> bool:
         """Wait for all that was asked for until now."""
-        waiter = (self._asked, Signal())
+        waiter = Waiter(channels, self._asked)
         self._waiters.append(waiter)
         try:
-            waiter[1].wait(timeout)
+            waiter.signal.wait(timeout)
         finally:
-            mine = [w for w in self._waiters if w[1] is waiter[1]]
-            if mine:
-                self._waiters.remove(mine[0])
-        return not mine and self.stage in (Stage.JOINING, Stage.UP)
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return waiter.confirmed
 
     # Life.
 
     def _begin(self, known_down: bool) -> None:
         self.stage = Stage.DOWN if known_down else Stage.CONNECTING
-        self._missed = known_down
+        self._missed = self._lost = known_down
         self._greenlet = Greenlet(self._run)
         self._greenlet.name = f"greenchannels listener of {self._place}"
         self._greenlet.start()
@@ -240,6 +262,8 @@ class Listener:
         self._topics.clear()
         if self._connection is not None:
             self._connection.cut()
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
 
     def forsake(self) -> None:
         """This is a forked child of another thread: the greenlets will never run."""
@@ -251,6 +275,12 @@ class Listener:
     def connected(self) -> bool:
         """Whether there is a connection."""
         return self._connection is not None
+
+    @property
+    def away(self) -> bool:
+        """Whether a connection was lost, and not all that was wanted is heard again."""
+        joining = self.stage is Stage.JOINING and self._lost
+        return joining or self.stage is Stage.DOWN
 
     def reconnect(self, reason: str) -> None:
         """Make another connection. Never blocks."""
@@ -279,12 +309,13 @@ class Listener:
         """Nothing is heard; what is wanted is kept."""
         if self.stage is Stage.CLOSED:
             return
-        self._missed = True
         if self._reason:
             error = ConnectionError(self._reason)
             self._reason = ""
-        if isinstance(error, LayerRefused):
+        if isinstance(error, LayerRefused) and not self._missed:
+            # Only a first attempt is somebody's mistake, and not an outage.
             self._refusal = error
+        self._missed = self._lost = True
         self.stage = Stage.DOWN
         self._forget()
         self._owner.link_changed(error)
@@ -296,8 +327,8 @@ class Listener:
         self._awaited.clear()
         self._late.clear()
         self._asked = self._confirmed = 0
-        for _, signal in self._waiters:
-            signal.set()
+        for waiter in self._waiters:
+            waiter.signal.set()
         self._waiters.clear()
 
     def _disconnect(self) -> None:
@@ -316,14 +347,13 @@ class Listener:
         if not self._joined_at:
             self._joined()
         # Who waits since before the connection waits for all of it.
-        self._waiters = deque((self._asked, signal) for _, signal in self._waiters)
+        for waiter in self._waiters:
+            waiter.number = self._asked
         writer = Greenlet(self._write, connection)
         writer.name = f"greenchannels subscriber of {self._place}"
         writer.start()
         try:
             self._read(connection)
-        except Refusal as error:
-            raise self._place.refusal(error) from error
         finally:
             writer.kill()
 
@@ -353,8 +383,12 @@ class Listener:
         joined, left, message = dialect.joined, dialect.left, dialect.message
         replies = size = 0
         while True:
-            reply = connection.read()
             replies += 1
+            try:
+                reply = connection.read()
+            except Refusal as error:
+                self._take_refusal(error)
+                continue
             try:
                 kind, channel, value = reply
             except (TypeError, ValueError):
@@ -384,18 +418,15 @@ class Listener:
         self.last_heard = time.monotonic()
         command = self._sent[0] if self._sent else None
         if self._dialect.slotted and not wanted and not self._was_asked(channel):
-            self._topics.pop(channel, None)
+            # Its slot has left this node, and nobody else says so.
+            if channel not in self._awaited:
+                self._topics.pop(channel, None)
             self._owner.moved()
             return
         if command is None or command.kind[0] is not wanted:
             raise ConnectionError("it confirms what it was not asked for")
         if wanted:
-            self._confirmed += 1
-            left = self._awaited[channel] - 1
-            if left:
-                self._awaited[channel] = left
-            else:
-                del self._awaited[channel]
+            self._answered(channel)
         command.left -= 1
         if not command.left:
             self._sent.popleft()
@@ -409,6 +440,54 @@ class Listener:
             command is not None and not command.kind[0] and channel in command.channels
         )
 
+    def _answered(self, channel: bytes) -> None:
+        """It was confirmed, or will never be."""
+        self._confirmed += 1
+        left = self._awaited[channel] - 1
+        if left:
+            self._awaited[channel] = left
+        else:
+            del self._awaited[channel]
+
+    def _take_refusal(self, error: Refusal) -> None:
+        """
+        A command was not carried out.
+
+        If the slot of its channels is another node's by now, they are that link's
+        affair. One that gives up channels may be answered twice then: they were taken
+        away before it came, which looks like its confirmation.
+
+        Raises:
+            OSError: If the connection should be another one.
+            ConfigurationError: If this program lacks a right.
+
+        """
+        if not self._dialect.slotted or error.code != "MOVED":
+            raise self._place.refusal(error) from error
+        command = self._sent[0] if self._sent else None
+        if command is not None and str(command.kind[2]) == str(error).split()[1]:
+            self._sent.popleft()
+            self._work.set()
+            self._drop(command)
+        self._owner.moved()
+
+    def _drop(self, command: Command) -> None:
+        """It was not carried out: who waits for it learns that."""
+        if not command.kind[0]:
+            return
+        for channel in command.channels:
+            self._answered(channel)
+            if channel not in self._awaited:
+                self._topics.pop(channel, None)
+                self._late.discard(channel)
+        if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
+            self._joined()
+        for waiter in list(self._waiters):
+            if not waiter.channels.isdisjoint(command.channels):
+                self._waiters.remove(waiter)
+                waiter.signal.set()
+        self._release()
+
     def _complete(self, command: Command) -> None:
         """All of a command is confirmed."""
         if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
@@ -418,12 +497,19 @@ class Listener:
         topics = [self._topics[c] for c in missed if c in self._topics]
         if topics:
             self._owner.gap(topics)
-        while self._waiters and self._waiters[0][0] <= self._confirmed:
-            self._waiters.popleft()[1].set()
+        self._release()
+
+    def _release(self) -> None:
+        """Have those go on who wait for no more than is confirmed."""
+        while self._waiters and self._waiters[0].number <= self._confirmed:
+            waiter = self._waiters.popleft()
+            waiter.confirmed = True
+            waiter.signal.set()
 
     def _joined(self) -> None:
         """All that was wanted before this connection is confirmed."""
         self.stage = Stage.UP
+        self._lost = False
         self._joined_when = time.monotonic()
         self._ever_up, self._refusal = True, None
         self._owner.link_changed(None)

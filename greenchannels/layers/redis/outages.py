@@ -45,7 +45,9 @@ class OutageLog:
             logger.warning("still no connection to Redis: %s", reason)
 
     def up(self) -> None:
-        """All is well again."""
+        """All is well, again or at last."""
+        if not self._told:
+            return
         lasted = time.monotonic() - self._began
         self._told.clear()
         logger.warning("Redis at %s is back after %.1f s", self._where, lasted)

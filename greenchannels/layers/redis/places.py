@@ -10,6 +10,9 @@ from ...errors import ConfigurationError, LayerRefused
 from .connection import RedisConnection, Refusal, connect_to
 from .url import RedisAddress
 
+#: What else than a server may be at an address.
+_KINDS = {"cluster": "a node of a Cluster", "sentinel": "a sentinel"}
+
 logger = logging.getLogger("greenchannels.layer")
 
 
@@ -34,6 +37,7 @@ class Place(Protocol):
 
         Raises:
             OSError: If the connection should be another one.
+            LayerRefused: If the server is not what the URL says.
 
         """
 
@@ -66,7 +70,13 @@ class OneServer:
 
     def check(self, connection: RedisConnection) -> None:
         """See ``Place``: a replica may be used, if all use it, but it should not be."""
-        copies = connection.role() == "slave"
+        said = connection.hello()
+        kind = said.get("mode")
+        if kind in ("cluster", "sentinel"):
+            raise LayerRefused(
+                f"Redis at {self} is {_KINDS[kind]}: use redis+{kind}://"
+            )
+        copies = said.get("role") == "replica"
         if copies and not self._copies:
             logger.warning(
                 "Redis at %s is a replica: what is sent there reaches only processes"

@@ -101,29 +101,36 @@ class Publisher:
 
     # Life.
 
-    def start(self, head: bytes, channel: bytes) -> None:
+    def start(self, head: bytes, channel: bytes, *, insist: bool) -> None:
         """
         Connect and go on; blocks for one attempt, at most 6 s, and tries again later.
 
         Args:
             head: What all payloads begin with.
             channel: One that must be allowed.
+            insist: Whether it is an error if it is not, or if this program is not let
+                in; else it is tried again.
 
         Raises:
-            ConfigurationError: If this program is not let in, or may not publish.
+            ConfigurationError: See above.
 
         """
         self._head = head
+        tolerated = (OSError,) if insist else (OSError, ConfigurationError)
         try:
             self._connect()
             self._check_right(channel)
-        except OSError as error:
+        except tolerated as error:
+            self._disconnect()
             self._fail(error)
         except BaseException:
             self._disconnect()
             raise
         else:
             self._owner.link_changed(None)
+        if self._over.is_set():
+            self._disconnect()
+            return
         self._greenlet = Greenlet(self._run)
         self._greenlet.name = f"greenchannels publisher of {self._place}"
         self._greenlet.start()
@@ -146,6 +153,8 @@ class Publisher:
         self._over.set()
         if self._connection is not None:
             self._connection.cut()
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
 
     def forsake(self) -> None:
         """This is a forked child of another thread: the greenlet will never run."""
@@ -283,10 +292,15 @@ class Publisher:
     # Connecting.
 
     def _connect(self) -> None:
-        self._connection = connection = self._place.connect()
+        connection = self._place.connect()
+        try:
+            self._check_server(connection)
+        except BaseException:
+            connection.end()
+            raise
+        self._connection = connection
         self._work.set()
         self._used = time.monotonic()
-        self._check_server(connection)
         self.up = True
 
     def _check_server(self, connection: RedisConnection) -> None:

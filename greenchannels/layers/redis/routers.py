@@ -48,11 +48,27 @@ class Router(Protocol):
     def probe_channels(self, server: str) -> list[bytes]:
         """Return those to listen to; own probes are published on the first."""
 
-    def doubt(self) -> None:
-        """Look soon whether the servers are still what they were. Never blocks."""
+    def doubt(self, *, gone: bool = False) -> None:
+        """
+        Look soon whether the servers are still what they were. Never blocks.
+
+        Args:
+            gone: Whether channels have been given up, so that ``changed`` is called
+                in any case.
+
+        """
 
     def close(self) -> None:
         """Look no more; never blocks."""
+
+    def forsake(self) -> object:
+        """
+        This is a forked child of another thread: its greenlet will never run.
+
+        Returns:
+            What the child must not let go of.
+
+        """
 
 
 class Hosts:
@@ -90,11 +106,15 @@ class Hosts:
         """See ``Router``: each has one."""
         return [self._prefix + PROBE.encode()]
 
-    def doubt(self) -> None:
+    def doubt(self, *, gone: bool = False) -> None:
         """See ``Router``: they do not change."""
 
     def close(self) -> None:
         """See ``Router``."""
+
+    def forsake(self) -> object:
+        """See ``Router``: there is nothing."""
+        return None
 
 
 def _weight(server: str, topic: str) -> bytes:

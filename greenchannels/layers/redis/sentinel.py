@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import gevent
 
@@ -38,89 +39,138 @@ class WatchedServer:
         self._sentinels = list(sentinels)
         self._service = service
         self._server = server
-        #: The one that the last connection led to.
-        self._found: RedisAddress | None = None
+        self._name = f"{service} ({', '.join(map(str, sentinels))})"
+        #: Those that may still lead there.
+        self._connections: weakref.WeakSet[RedisConnection] = weakref.WeakSet()
 
     def __str__(self) -> str:
-        return f"{self._service} ({', '.join(map(str, self._sentinels))})"
+        return self._name
 
     def connect(self) -> RedisConnection:
-        """See ``Place``: asks the sentinels first."""
-        address = self._ask()
-        connection = connect_to(address)
-        try:
-            self.check(connection)
-        except BaseException:
-            connection.end()
-            raise
-        self._found = address
-        return connection
+        """See ``Place``: where a sentinel says, or the next one that knows better."""
+        reasons: list[str] = []
+        tried = set()
+        for sentinel, address in self._answers(reasons):
+            if str(address) in tried:
+                continue
+            tried.add(str(address))
+            try:
+                connection = self._connect_to(address)
+            except OSError as error:
+                reasons.append(f"{address}: {error}")
+                continue
+            self._prefer(sentinel)
+            self._connections.add(connection)
+            return connection
+        raise ConnectionError("; ".join(reasons))
 
     def check(self, connection: RedisConnection) -> None:
         """See ``Place``: copies do not tell the others what is published there."""
-        role = connection.role()
-        if role not in (None, "master"):
+        role = connection.hello().get("role", "master")
+        if role != "master":
             raise ConnectionError(f"it is a {role} by now, and no master")
 
     def refusal(self, error: Refusal) -> OSError | ConfigurationError:
         """See ``Place``: this program lacks a right."""
-        return LayerRefused(f"Redis at {self._found or self}: {error}")
+        return LayerRefused(f"Redis at {self}: {error}")
 
     def watch(self, moved: Callable[[], None]) -> None:
         """See ``Place``: an old master may not know that it is none any more."""
         while True:
             gevent.sleep(WATCH_INTERVAL)
             try:
-                address = self._ask()
+                if self._is_elsewhere():
+                    moved()
             except (OSError, ConfigurationError) as error:
                 logger.debug("sentinels of %s: %s", self._service, error)
-                continue
-            if self._found is not None and address != self._found:
-                self._found = None
-                moved()
 
-    def _ask(self) -> RedisAddress:
+    def _is_elsewhere(self) -> bool:
+        """Say whether a connection leads to another server than it should."""
+        for sentinel, address in self._answers([]):
+            if all(each.leads_to(address) for each in tuple(self._connections)):
+                return False
+            try:
+                self._connect_to(address).end()
+            except OSError:
+                continue  # who says so may be behind the others
+            self._prefer(sentinel)
+            return True
+        return False
+
+    def _connect_to(self, address: RedisAddress) -> RedisConnection:
+        """Return a connection to what says itself that it is the master."""
+        connection = connect_to(address)
+        try:
+            self.check(connection)
+        except BaseException:
+            connection.end()
+            raise
+        return connection
+
+    # Sentinels.
+
+    def _answers(
+        self, reasons: list[str]
+    ) -> Iterator[tuple[RedisAddress, RedisAddress]]:
         """
-        Return where the server is; blocks for each sentinel that does not answer.
+        Yield each sentinel with what it says; blocks for those that do not answer.
+
+        Args:
+            reasons: Where it is noted why others say nothing.
 
         Raises:
-            OSError: If no sentinel says where it is.
-            LayerRefused: If they do not let this program in.
+            LayerRefused: If none does, and one refuses to.
 
         """
-        reasons: list[str] = []
         refusal: LayerRefused | None = None
+        answered = False
         for sentinel in list(self._sentinels):
             try:
                 with gevent.Timeout(ANSWER_TIMEOUT, TimeoutError("no answer")):
-                    address = self._ask_one(sentinel)
+                    address = self._ask(sentinel)
             except OSError as error:
-                reasons.append(f"{sentinel}: {error}")
+                reasons.append(f"sentinel {sentinel}: {error}")
             except LayerRefused as error:
-                refusal = error
+                reasons.append(str(error))
+                refusal = refusal or error
             else:
-                # Who has answered is asked first from now on.
-                self._sentinels.remove(sentinel)
-                self._sentinels.insert(0, sentinel)
-                return address
-        if refusal is not None:
+                answered = True
+                yield sentinel, address
+        if refusal is not None and not answered:
             raise refusal
-        raise ConnectionError(f"no sentinel answers ({'; '.join(reasons)})")
 
-    def _ask_one(self, sentinel: RedisAddress) -> RedisAddress:
+    def _ask(self, sentinel: RedisAddress) -> RedisAddress:
+        """
+        Return where one says that the server is.
+
+        Raises:
+            OSError: If it does not answer.
+            LayerRefused: If it does not know the server, or us, or is no sentinel.
+
+        """
         connection = connect_to(sentinel)
         try:
             reply = connection.ask(
                 b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._service.encode()
             )
         except Refusal as error:
-            raise ConnectionError(str(error)) from error
+            if "unknown command" in str(error).lower():
+                text = f"Redis at {sentinel} is no sentinel: use redis://"
+                raise LayerRefused(text) from error
+            raise LayerRefused(f"the sentinel at {sentinel}: {error}") from error
         finally:
             connection.end()
         match reply:
             case [bytes(host), bytes(port)] if port.isdigit():
                 return self._server.at(host.decode("ascii", "replace"), int(port))
             case None:
-                raise ConnectionError(f"it does not know {self._service!r}")
+                raise LayerRefused(
+                    f"the sentinel at {sentinel} knows no server {self._service!r}"
+                )
             case _:
                 raise ConnectionError("not the address of a server")
+
+    def _prefer(self, sentinel: RedisAddress) -> None:
+        """Ask it first from now on."""
+        self._sentinels.remove(sentinel)
+        self._sentinels.insert(0, sentinel)
