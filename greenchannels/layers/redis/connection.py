@@ -110,7 +110,9 @@ class RedisConnection(Connection):
             OSError: If the connection is over.
 
         """
-        self.sock.sendall(data)
+        sent = self.sock.send(data)
+        if sent < len(data):  # sendall asks for the size of the kernel's buffer, first
+            self.sock.sendall(memoryview(data)[sent:])
 
     def read(self) -> Any:
         """
