@@ -104,7 +104,7 @@ class RedisConnection(Connection):
 
     def send(self, data: bytes) -> None:
         """
-        Send all of ``data``; blocks at most ``REPLY_TIMEOUT`` seconds.
+        Send all of ``data``; blocks for two of the socket's timeouts.
 
         Raises:
             OSError: If the connection is over.
