@@ -11,12 +11,13 @@ from . import contestants, loadgen, machine, report, rounds, rows, wrk
 from .cores import LOAD_CORE
 
 COMMANDS = ["echo", "broadcast", "idle", "connect", "faults", "http"]
-COMMANDS += ["classes", "storm", "ipc", "all"]
+COMMANDS += ["classes", "storm", "ipc", "redis", "all"]
 
 
 def parser():
     """Return the parser of the command line."""
-    known = [*contestants.WITH_SOCKETS, *contestants.WITHOUT_SOCKETS, contestants.OURS]
+    known = [*contestants.WITH_SOCKETS, *contestants.WITHOUT_SOCKETS]
+    known += [contestants.CHANNELS_REDIS, contestants.OURS]
     parse = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parse.add_argument
     add("command", choices=COMMANDS)

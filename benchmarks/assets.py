@@ -1,7 +1,8 @@
-"""What servers are given to serve: files, and a certificate of our own making."""
+"""What servers are given: files to serve, a certificate and a secret of our making."""
 
 import functools
 import os
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,8 @@ SIZES = {"100k.bin": 100_000, "1k.bin": 1_000}
 
 CERTIFICATE = CACHE / "certificate.pem"
 KEY = CACHE / "key.pem"
+#: What a layer's messages are encrypted with.
+SECRET = CACHE / "secret"
 #: A certificate like those that most sites have: ECDSA on P-256.
 SELF_SIGNED = (
     *("openssl", "req", "-x509", "-nodes", "-days", "3650", "-subj", "/CN=127.0.0.1"),
@@ -52,3 +55,12 @@ def certificate():
         except subprocess.CalledProcessError as error:
             raise AssetError(f"openssl failed:\n{error.stderr}") from None
     return CERTIFICATE, KEY
+
+
+@functools.cache
+def secret():
+    """Return the path of a file with a secret, made when it is not there."""
+    if not SECRET.exists():
+        CACHE.mkdir(exist_ok=True)
+        SECRET.write_text(secrets.token_hex() + "\n")
+    return SECRET

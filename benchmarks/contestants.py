@@ -27,6 +27,8 @@ PEERS = {"websockets": "websockets_uvloop", "picows": "picows_uvloop"}
 WITH_SOCKETS = (*MODULES, *PEERS)
 
 GUNICORN, STARLETTE, NGINX = WITHOUT_SOCKETS = ("gunicorn", "starlette", "nginx")
+#: Serves in two processes, and only where a row names it.
+CHANNELS_REDIS = "channels_redis"
 #: Its command line with our worker, but for how many, and the app.
 GUNICORN_OURS = ("-m", "gunicorn", "--no-control-socket", "--log-level", "warning")
 GUNICORN_OURS += ("-k", "greenchannels.gunicorn.Worker", "-b", "127.0.0.1:{port}")
@@ -49,6 +51,11 @@ class Variant:
     workers: int = 0
     #: Whether gunicorn looks after them instead.
     gunicorn: bool = False
+    #: The URL of its layer: ``{redis[0].port}`` is the port of the first Redis server,
+    #: ``{secret}`` a file with a secret. Its own default when empty.
+    layer: str = ""
+    #: Redis servers beside it.
+    hosts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,8 @@ class Contestant:
 
     label: str
     #: Arguments of the program. ``{port}`` stands for the port, ``{app}`` for what
-    #: is served, ``{certificate}`` and ``{key}`` for files.
+    #: is served, ``{certificate}``, ``{key}`` and ``{secret}`` for files,
+    #: ``{redis[0].port}`` for the port of its first Redis server.
     arguments: tuple[str, ...]
     #: Folders that are imported from before all others.
     paths: tuple[Path, ...]
@@ -84,10 +92,16 @@ class Contestant:
     limited: bool = True
     #: Children that serve, beside the process that looks after them.
     workers: int = 0
+    #: Redis servers that it needs, and those that it has in a round.
+    hosts: int = 0
+    redis: tuple[object, ...] = ()
 
     def command(self, port):
         """Return the command line that serves on a port."""
-        values, arguments = {"port": port, "app": self.app}, self.arguments
+        values = {"port": port, "app": self.app, "redis": self.redis}
+        arguments = self.arguments
+        if self.redis:
+            values["secret"] = assets.secret()
         if self.secure:
             values["certificate"], values["key"] = assets.certificate()
             arguments += self.tls
@@ -142,14 +156,21 @@ class Contestant:
 
     def under(self, variant):
         """Return the same server under a variant of a row's load."""
+        served = self.with_workers(variant.workers, variant.gunicorn)
+        layer = ("--layer", variant.layer) if variant.layer else ()
         return replace(
-            self.with_workers(variant.workers, variant.gunicorn),
+            served.with_options(layer),
             label=f"{self.label}, {variant.label}",
             prefix=f"{self.label}, ",
             load=self.load | variant.load,
             says=variant.says,
             limited=variant.limited,
+            hosts=variant.hosts,
         )
+
+    def labels_of(self, yardstick):
+        """Return what a yardstick may be called: a variant of this, or a server."""
+        return self.prefix + yardstick, yardstick
 
     def with_workers(self, count, gunicorn=False):
         """Return the same greenchannels with worker processes, if there are to be."""
@@ -169,6 +190,19 @@ def of_module(label, module):
     load = {"lax-close": True} if label == LAX_CLOSE else {}
     tls = ("{certificate}", "{key}")
     return Contestant(label, arguments, (ROOT,), tls=tls, load=load)
+
+
+def channels_redis():
+    """Return Django Channels over Redis, in two processes that share a socket."""
+    arguments = ("-m", "benchmarks.servers.channels_redis_uvicorn", "{port}")
+    return Contestant(
+        CHANNELS_REDIS,
+        (*arguments, "{redis[0].port}"),
+        (ROOT,),
+        load={"spread": 2},
+        workers=2,
+        hosts=1,
+    )
 
 
 def gunicorn():
@@ -232,7 +266,8 @@ def chosen(names, checkouts, peers, extra):
     """
     modules = MODULES | (PEERS if peers or set(names) & set(PEERS) else {})
     known = [of_module(label, module) for label, module in modules.items()]
-    known += [gunicorn(), starlette(), nginx(), of_checkout(OURS, ROOT, extra)]
+    known += [channels_redis(), gunicorn(), starlette(), nginx()]
+    known.append(of_checkout(OURS, ROOT, extra))
     found = [one for one in known if not names or one.label in names]
     others = [labelled(checkout) for checkout in checkouts]
     return found + [of_checkout(label, path, extra) for label, path in others]

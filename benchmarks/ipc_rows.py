@@ -78,7 +78,7 @@ ROWS = [
     Row(
         "ipc",
         "send to a group without a member elsewhere",
-        "/sends",
+        "/sends/{members}/{others}/{warmup:f}/{seconds:f}",
         TIMED,
         limits={"": 15},
         figure="wall_us",

@@ -97,6 +97,7 @@ static struct {
     int port, connections, window, refill, size, warmup_count, sources, cpu, deaf;
     int spread, processes;
     bool binary, json, records, browser, lax_close, counted, tls, deflate, last;
+    bool hold;
     double warmup, seconds, pace;
     uint64_t count;
     pid_t pids[MAX_PROCESSES]; /* the server's; memory is that of the first */
@@ -142,6 +143,7 @@ static void set_option(const char *name, const char *value) {
     else if (!strcmp(name, "deflate")) opt.deflate = true;
     else if (!strcmp(name, "spread")) opt.spread = atoi(value);
     else if (!strcmp(name, "last")) opt.last = true;
+    else if (!strcmp(name, "hold")) opt.hold = true;
     else if (!strcmp(name, "pace")) opt.pace = atof(value);
     else if (!strcmp(name, "warmup")) opt.warmup = atof(value);
     else if (!strcmp(name, "warmup-count")) opt.warmup_count = atoi(value);
@@ -160,7 +162,8 @@ static void read_options(int argc, char **argv) {
         {"lax-close", 0, 0, 0}, {"deaf", 1, 0, 0}, {"tls", 0, 0, 0},
         {"deflate", 0, 0, 0}, {"pace", 1, 0, 0}, {"spread", 1, 0, 0}, {"last", 0, 0, 0},
         {"warmup", 1, 0, 0}, {"warmup-count", 1, 0, 0}, {"seconds", 1, 0, 0},
-        {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {0, 0, 0, 0}};
+        {"count", 1, 0, 0}, {"sources", 1, 0, 0}, {"cpu", 1, 0, 0}, {"hold", 0, 0, 0},
+        {0, 0, 0, 0}};
     int index, found;
     while ((found = getopt_long(argc, argv, "", known, &index)) != -1) {
         if (found != 0) exit(2);
@@ -634,7 +637,7 @@ static long turned_away;
 
 /* Return the place among the server's processes of the one that sent this 101. */
 static int read_process(const char *head) {
-    const char *found = strstr(head, PROCESS);
+    const char *found = strcasestr(head, PROCESS);
     if (!found) die("the server does not say which process it is:\n%s", head);
     pid_t pid = (pid_t)atoi(found + sizeof PROCESS - 1);
     for (int i = 0; i < opt.processes; i++)
@@ -1249,6 +1252,15 @@ static void report(void) {
            (double)(rss_after - rss_before) / opt.connections);
 }
 
+/* Keep all connections until standard input ends; then none of them may have ended. */
+static void hold(void) {
+    int expected = open_count;
+    fflush(stdout);
+    while (getchar() != EOF) continue;
+    run(NULL, 0.5);
+    if (open_count != expected) die("%d of %d remained open", open_count, expected);
+}
+
 static void start(void) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
@@ -1279,5 +1291,6 @@ int main(int argc, char **argv) {
     else if (!strcmp(opt.mode, "join")) run_join();
     else die("unknown mode %s", opt.mode);
     report();
+    if (opt.hold) hold();
     return 0;
 }

@@ -1,5 +1,6 @@
 """The load generator as seen from Python: build it, run it, read its report."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,6 +61,16 @@ def options_of(row, contestant):
     return {"mode": row.command, "path": row.path, **row.load, **contestant.load}
 
 
+def command_of(row, contestant, port, pids):
+    """Return the command that puts a row's load on a server."""
+    options = options_of(row, contestant)
+    command = [built([name for name in FEATURES if options.get(name)])]
+    options |= {"port": port, "pid": ",".join(map(str, pids)), "cpu": LOAD_CORE}
+    for name, value in options.items():
+        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return command
+
+
 def run(row, contestant, port, pids):
     """
     Put a row's load on a server.
@@ -78,13 +89,38 @@ def run(row, contestant, port, pids):
         LoadError: If a connection failed or an answer was wrong.
 
     """
-    options = options_of(row, contestant)
-    command = [built([name for name in FEATURES if options.get(name)])]
-    options |= {"port": port, "pid": ",".join(map(str, pids)), "cpu": LOAD_CORE}
-    for name, value in options.items():
-        command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    timeout = TIMEOUT + options.get("seconds", 0)
+    command = command_of(row, contestant, port, pids)
+    timeout = TIMEOUT + options_of(row, contestant).get("seconds", 0)
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if result.returncode:
         raise LoadError(result.stderr.strip() or f"status {result.returncode}")
     return json.loads(result.stdout)
+
+
+@contextlib.contextmanager
+def held(row, contestant, port, pids):
+    """
+    Put a row's load on a server; its connections are kept for a ``with`` block.
+
+    They are not served meanwhile: the block has to end before pings are overdue.
+
+    Yields:
+        The report.
+
+    Raises:
+        LoadError: As ``run`` does, or if a connection ended within the block.
+
+    """
+    command = [*command_of(row, contestant, port, pids), "--hold"]
+    pipe = subprocess.PIPE
+    load = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    try:
+        report = load.stdout.readline()
+        if report:
+            yield json.loads(report)
+        _, said = load.communicate(timeout=TIMEOUT)
+    finally:
+        load.kill()
+        load.wait()
+    if load.returncode:
+        raise LoadError(said.strip() or f"status {load.returncode}")

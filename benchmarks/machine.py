@@ -16,6 +16,7 @@ PACKAGES = {
     "aiohttp": ["aiohttp", "uvloop"],
     "gevent-websocket": ["gevent-websocket", "wsaccel"],
     "channels": ["channels", "Django", "uvicorn"],
+    "channels_redis": ["channels", "channels_redis", "Django", "uvicorn"],
     "websockets": ["websockets"],
     "picows": ["picows"],
     "gunicorn": ["gunicorn", "Flask", "gevent"],

@@ -98,8 +98,8 @@ def start(contestant, port, folder, log):
     )
 
 
-def await_port(process, port):
-    """Wait until the process accepts connections."""
+def await_port(process, port, interval=0.05):
+    """Wait until the process accepts connections; look again after so many seconds."""
     until = time.monotonic() + START_TIMEOUT
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -107,7 +107,7 @@ def await_port(process, port):
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
-        time.sleep(0.05)
+        time.sleep(interval)
     raise ServerError(f"did not listen within {START_TIMEOUT:g} s")
 
 

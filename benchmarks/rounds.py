@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from statistics import median
 
-from . import loadgen, process, sends, storm, upload, wrk
+from . import loadgen, outage, process, redis_server, sends, storm, upload, wrk
 from .assets import AssetError
 
 #: Who runs the load of a row.
@@ -14,6 +14,7 @@ GENERATORS = {
     "upload": upload.run,
     "storm": storm.run,
     "sends": sends.run,
+    "outage": outage.run,
 }
 #: Below this share of its core, a server's rate is not what the core can do.
 SATURATED = 0.9
@@ -61,9 +62,12 @@ class Result:
 def measure(row, contestant):
     """Run one row on one new server process; tell of a failure, return ``None``."""
     try:
-        with process.running(contestant) as (port, pids, log):
-            report = GENERATORS[row.generator](row, contestant, port, pids)
-            process.check_said(log, contestant.says)
+        with (
+            redis_server.beside(contestant) as entrant,
+            process.running(entrant) as (port, pids, log),
+        ):
+            report = GENERATORS[row.generator](row, entrant, port, pids)
+            process.check_said(log, entrant.says)
     except (process.ServerError, loadgen.LoadError, AssetError) as error:
         print(f"\n{contestant.label}, {row.name}: {error}", file=sys.stderr)
         print("\n".join(getattr(error, "__notes__", [])), file=sys.stderr)
@@ -90,7 +94,8 @@ def add_ratios(results):
     last = {one.contestant.label: one.reports[-1] for one in results}
     for one in results:
         for yardstick in one.row.limits:
-            base = last.get(one.contestant.prefix + yardstick)
+            labels = one.contestant.labels_of(yardstick)
+            base = next((last[label] for label in labels if label in last), None)
             if base and one.reports[-1]:
                 figure = one.row.figure
                 ratio = one.row.compare(one.reports[-1][figure], base[figure])

@@ -34,7 +34,7 @@ class Row:
     unit: str = "us a message"
     #: A field of the report that stands beside the figure, for orientation.
     beside: str = ""
-    #: Who runs the load: loadgen, wrk, upload, storm or sends.
+    #: Who runs the load: loadgen, wrk, upload, storm, sends or outage.
     generator: str = "loadgen"
     #: The labels of the servers that run, beside greenchannels.
     servers: tuple[str, ...] = WITH_SOCKETS
@@ -45,8 +45,8 @@ class Row:
     tls: bool = False
     #: Further options of ``greenchannels run``.
     options: tuple[str, ...] = ()
-    #: Loads that are compared with each other; the first is the yardstick, if the
-    #: limits name it.
+    #: Loads that greenchannels is compared under; the first is the yardstick, if the
+    #: limits name it. Other servers have the row's.
     variants: tuple[Variant, ...] = ()
     #: Options of the load that ``--quick`` changes in a way of their own.
     quick: dict[str, int | float] = field(default_factory=dict)
@@ -68,10 +68,11 @@ class Row:
 
     def entrants(self, contestants):
         """Return who runs in this row, and with what on the command line."""
-        entrants = [self.ready(one) for one in contestants if self.admits(one)]
-        if not self.variants:
-            return entrants
-        return [each.under(one) for each in entrants for one in self.variants]
+        found = []
+        for each in (self.ready(one) for one in contestants if self.admits(one)):
+            variants = self.variants if each.ours else ()
+            found += [each.under(one) for one in variants] or [each]
+        return found
 
     def admits(self, contestant):
         """Say whether a server runs in this row."""

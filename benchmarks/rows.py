@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from . import class_rows, http_rows, ipc_rows
+from . import class_rows, http_rows, ipc_rows, redis_rows
 from .contestants import YARDSTICK, Variant
 from .row import Row
 
@@ -113,6 +113,7 @@ def chosen(command, only, quick):
     Those over TLS belong to what they measure, and to http.
     """
     rows = [*ROWS, *http_rows.ROWS, *class_rows.ROWS, *ipc_rows.ROWS]
+    rows += redis_rows.ROWS
     commands = {
         row.name: ("all", row.command, "http" if row.tls else "") for row in rows
     }

@@ -19,6 +19,9 @@ def run(row, contestant, port, pids):
     """
     Have the server send for a time, and return what it tells of that.
 
+    The row's path is a template: fields of the load, and ``others``, the number of
+    processes beside the one that sends.
+
     Returns:
         A report with the fields of ``loadgen``'s; a message is a send.
 
@@ -28,13 +31,12 @@ def run(row, contestant, port, pids):
     """
     load = {**row.load, **contestant.load}
     others = max(0, contestant.workers - 1)
-    path = f"/sends/{load['members']}/{others}"
-    path += f"/{float(load['warmup'])}/{float(load['seconds'])}"
+    path = row.path.format(**load, others=others)
     own, at = time.process_time(), time.monotonic()
     told, received = ask(port, path)
     own_share = (time.process_time() - own) / (time.monotonic() - at)
     count, seconds, cpu = told["messages"], told["seconds"], told["cpu"]
-    if load["members"] and received < count:
+    if load.get("members") and received < count:
         raise LoadError(f"{received} messages of more than {count} have come")
     return {
         "messages": count,

@@ -144,6 +144,8 @@ class Layer:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        # Looked up once: to ask a protocol takes longer than what is asked for.
+        self._linked = bus if isinstance(bus, Linked) else None
         self._topics: dict[str, Topic] = {}
         self._channels: dict[str, Member] = {}
         self._last_channel = 0
@@ -274,13 +276,12 @@ class Layer:
             False if it has not all of it; then that may be lost.
 
         """
-        bus = self._bus
-        return not isinstance(bus, Linked) or bus.flush(topic, timeout)
+        return self._linked is None or self._linked.flush(topic, timeout)
 
     def catch_up(self, topic: str) -> None:
         """Learn who wants ``topic`` by now; blocks if the hub was kept from it."""
-        if isinstance(self._bus, Linked):
-            self._bus.catch_up(topic)
+        if self._linked is not None:
+            self._linked.catch_up(topic)
 
     # Membership.
 

@@ -202,7 +202,11 @@ class Proxy:
         self._lost.update(self._ends)
 
     def _serve(self, client, address):
-        server = socket.create_connection(("127.0.0.1", self._port))
+        try:
+            server = socket.create_connection(("127.0.0.1", self._port))
+        except OSError:
+            client.close()
+            return
         self._ends += [client, server]
         said = bytearray()
         back = gevent.spawn(self._pass_back, server, client, said)
@@ -222,6 +226,7 @@ class Proxy:
                 deaf = self.deafens and b"SUBSCRIBE" in said
                 if server not in self._lost and not deaf:
                     client.sendall(data)
+        with contextlib.suppress(OSError):
             client.shutdown(stdlib_socket.SHUT_WR)
 
     def close(self):

@@ -126,13 +126,15 @@ class RedisConnection(Connection):
 
     def send(self, data: bytes) -> None:
         """
-        Send all of ``data``; blocks at most ``REPLY_TIMEOUT`` seconds.
+        Send all of ``data``; blocks for two of the socket's timeouts.
 
         Raises:
             OSError: If the connection is over.
 
         """
-        self.sock.sendall(data)
+        sent = self.sock.send(data)
+        if sent < len(data):  # sendall asks for the size of the kernel's buffer, first
+            self.sock.sendall(memoryview(data)[sent:])
 
     def read(self) -> Any:
         """

@@ -23,7 +23,7 @@ from .outages import OutageLog
 from .places import Place
 from .publisher import Publisher
 
-#: Seconds between two looks whether probes come back.
+#: Seconds between two looks whether probes come back, and the publisher is there.
 LOOK_INTERVAL = 0.5
 
 #: Seconds after which a listener is deaf that has not heard its own probe: if it has
@@ -286,6 +286,7 @@ class Link:
         """Find out whether probes come back. Hub only, but for the first time."""
         assert self._clock is not None
         self._alarm = self._clock.call_later(LOOK_INTERVAL, self._look)
+        self._publisher.wake()
         now, listener = time.monotonic(), self._listener
         late = now - self._looked - LOOK_INTERVAL
         self._looked = now

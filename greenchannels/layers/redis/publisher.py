@@ -30,9 +30,6 @@ MAX_BATCH = 512 * 1024
 #: Seconds after which a connection that was not used may have been closed.
 IDLE = 0.01
 
-#: Seconds between two looks at a connection that is not used.
-LOOK_INTERVAL = 1.0
-
 #: Seconds that a connection lasts if it is good for something.
 SOUND = 0.1
 
@@ -151,6 +148,7 @@ class Publisher:
         """This is a forked child of the hub's thread: end. Never blocks."""
         self.up = False
         self._over.set()
+        self._work.set()
         if self._connection is not None:
             self._connection.cut()
         if self._greenlet is not None:
@@ -172,6 +170,15 @@ class Publisher:
     def look(self) -> None:
         """Find out soon whether the connection is still there. Never blocks."""
         self._used = 0.0
+        self.wake()
+
+    def wake(self) -> None:
+        """
+        Look whether there is something to do, above all if nothing is published.
+
+        Has to be called now and then: it waits without a timeout of its own, which
+        would cost each message a timer. Never blocks.
+        """
         self._work.set()
 
     @property
@@ -247,7 +254,7 @@ class Publisher:
         connection = self._connection
         assert connection is not None
         while not self._over.is_set():
-            self._work.wait(LOOK_INTERVAL)
+            self._work.wait()
             self._work.clear()
             if self._reason:
                 reason, self._reason = self._reason, ""
