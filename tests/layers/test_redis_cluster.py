@@ -199,7 +199,7 @@ def test_a_node_that_is_cut_off_from_its_cluster_is_left(start, monkeypatch):
         pair.whole()
         pair.exact()
         # It is asked first for the map of the slots, and the others know better.
-        assert Pair(start, cluster.url()).count("connections") == 12
+        assert Pair(start, cluster.url()).count("connections") >= 8
 
 
 def test_slots_that_move_while_messages_flow(start, masters):
