@@ -177,6 +177,7 @@ def test_a_lost_node_takes_only_its_names_away(start, masters, caplog):
     assert caplog.text.count("members of this process still hear") == 2
 
 
+@pytest.mark.slow
 def test_plain_pubsub_goes_on_over_other_nodes(start, masters):
     """Every node tells all others; also while slots are without a master."""
     pair = Pair(start, masters.url(pubsub="plain"))
@@ -187,6 +188,7 @@ def test_plain_pubsub_goes_on_over_other_nodes(start, masters):
         masters.settle()
 
 
+@pytest.mark.slow
 def test_a_node_that_is_cut_off_from_its_cluster_is_left(start, monkeypatch):
     """Who publishes there reaches only those that listen there; to listen may do."""
     monkeypatch.setattr(publisher, "CHECK_INTERVAL", 0.1)
