@@ -116,6 +116,13 @@ class RunningCluster:
         secret = f":{password}@" if password else ""
         return f"redis+cluster://{secret}{hosts}?{query}"
 
+    @property
+    def version(self):
+        """Which Redis it is, or is like."""
+        lines = self.nodes[0].ask("INFO", "server").decode().split()
+        (found,) = [line for line in lines if line.startswith("redis_version:")]
+        return tuple(map(int, found.partition(":")[2].split(".")))
+
     def settle(self):
         """Have all of them run, and wait until all is well and all agree."""
         for it in self.nodes:

@@ -131,6 +131,7 @@ def test_a_master_that_is_changed_by_hand_is_left(pair, watched):
     pair.exact()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_a_replica_by_now_is_left(pair, watched):
     """Though nobody ends its connections."""
     before = watched.master

@@ -32,9 +32,10 @@ class Map:
     epoch: int
 
     @property
-    def rank(self) -> tuple[bool, int]:
+    def rank(self) -> tuple[bool, int, int]:
         """The better the higher."""
-        return self.sound, self.epoch
+        covered = sum(last - first + 1 for first, last, *_ in self.slots)
+        return self.sound, self.epoch, covered
 
 
 def read_map(address: RedisAddress, pubsub: str) -> Map:
