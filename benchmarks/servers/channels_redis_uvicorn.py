@@ -65,7 +65,9 @@ def serve(listener):
 
 def main():
     """Serve in children until SIGTERM."""
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=2048)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", int(sys.argv[1])))  # who serves listens: uvicorn
     children = []
     for _ in range(PROCESSES):
         pid = os.fork()
