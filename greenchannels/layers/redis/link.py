@@ -83,6 +83,7 @@ class Link:
         counters: Counter[str],
     ) -> None:
         self._place = place
+        self._dialect = dialect
         self.probe_channel = probe_channel
         self._owner = owner
         self._counters = counters
@@ -187,6 +188,16 @@ class Link:
     def channels(self) -> frozenset[bytes]:
         """Those that are wanted."""
         return self._listener.channels
+
+    def hears(self, channels: Iterable[bytes]) -> bool:
+        """Say whether Redis has confirmed that they are wanted."""
+        return all(map(self._listener.hears, channels))
+
+    def stop_listening(self) -> None:
+        """Want nothing more, and end the connection that listens; never blocks."""
+        self._listener.retire()
+        self._listener = Listener(self._place, self._dialect, self)
+        self.link_changed(None)
 
     def publish(self, topic: str, channel: bytes, data: bytes) -> bool:
         """Queue ``data``; False if Redis is away or too much waits for it."""

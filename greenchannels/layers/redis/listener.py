@@ -157,7 +157,7 @@ class Listener:
             confirmed = self._wait(0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
-        if not confirmed and self.stage in (Stage.JOINING, Stage.UP):
+        if not confirmed and self.stage not in (Stage.DOWN, Stage.CLOSED):
             self._late.update(topics)
         return confirmed
 
@@ -175,6 +175,11 @@ class Listener:
         known = [c for c in channels if self._topics.pop(c, None) is not None]
         if known and self.stage in (Stage.JOINING, Stage.UP):
             self._ask(known, wanted=False)
+
+    def hears(self, channel: bytes) -> bool:
+        """Say whether Redis has confirmed that it is wanted."""
+        connected = self.stage in (Stage.JOINING, Stage.UP)
+        return connected and channel in self._topics and channel not in self._awaited
 
     def __contains__(self, channel: bytes) -> bool:
         return channel in self._topics
@@ -230,6 +235,16 @@ class Listener:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
+        self._topics.clear()
+        self._forget()
+
+    def retire(self) -> None:
+        """End as ``close`` does, soon; never blocks."""
+        self.stage = Stage.CLOSED
+        self._over.set()
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill(block=False)
         self._topics.clear()
         self._forget()
 
