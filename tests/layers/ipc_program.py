@@ -96,6 +96,10 @@ class Program:
         for _ in range(count):
             self.layer.send(group_topic(group), make_broadcast(text))
 
+    def send_strictly(self, group, text):
+        """Send a text that has to reach the others."""
+        self.layer.send(group_topic(group), make_broadcast(text), strict=True)
+
     def send_channel(self, name, text):
         """Send a text to a channel."""
         self.layer.send_channel(name, make_broadcast(text))
