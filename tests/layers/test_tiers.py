@@ -16,7 +16,7 @@ from greenchannels.net.reactor import Reactor
 from greenchannels.testing.recording import RecordingMember, text
 from greenchannels.testing.recording import until as until_in_hub
 from tests.layers.ipc_harness import Family, nursery, until
-from tests.layers.redis_harness import proxy, redis_server, running_redis
+from tests.layers.redis_harness import proxy, redis_server
 from tests.servers.harness import no_leaks
 
 __all__ = ["no_leaks", "nursery", "proxy", "redis_server"]
@@ -68,6 +68,8 @@ class World:
         """Start processes with a member each, which have heard each other."""
         for machine in self.machines:
             machine.start(count)
+        for machine in self.machines:
+            machine.gateway()
         for each in self.living:
             each("join", "room")
         self.meet()
@@ -239,3 +241,285 @@ def test_another_process_takes_over_when_the_gateway(world, redis_server, how):
         until(lambda e=each: world.gaps(e) == 1)
     for each in west.living:
         assert world.gaps(each) == 0 and "messages missed" not in each("stats")
+
+
+def test_a_stopped_gateway_is_not_waited_for(world, redis_server):
+    """Another takes over; when it goes on, it is none, and knows what it missed."""
+    world.populate()
+    east, west = world.machines
+    gateway, others = east.gateway(), east.others()
+    senders = [*others, *west.living]
+    world.begin(*senders, burst=1)
+    gateway.signal(signal.SIGSTOP)
+    until(lambda: any(each("stats")["bus"]["gateway"] for each in others), BACK)
+    until(lambda: redis_server.listeners("test:g:room") == 3, BACK)
+    time.sleep(0.3)
+    gateway.signal(signal.SIGCONT)
+    until(lambda: redis_server.listeners("test:g:room") == 2, BACK)
+    world.exact(world.end(), lossless=senders)
+    assert east.gateway() in others and listening(redis_server) == 2
+    for each in others:
+        assert world.gaps(each) == 1
+
+
+def test_processes_that_are_killed_harm_nobody(world, redis_server):
+    """What the others send reaches all, on both machines."""
+    world.populate()
+    east, west = world.machines
+    killed = [east.others()[0], west.others()[0]]
+    world.begin(*world.living)
+    for each in killed:
+        each.kill()
+    time.sleep(0.2)
+    world.exact(world.end(), lossless=world.living)
+    for each in world.living:
+        assert "messages missed" not in each("stats") and not world.gaps(each)
+
+
+def test_a_redis_that_is_away_leaves_each_machine_to_itself(world, redis_server):
+    """Its processes hear each other, joins return at once; then all is as before."""
+    world.populate()
+    east, west = world.machines
+    world.begin(*world.living)
+    redis_server.kill()
+    for each in world.living:
+        until(lambda e=each: e("stats").get("outages of the layer"), BACK)
+        assert each("join", "late") < 2
+        assert each("send_strictly", "other", "x")["error"] == "LayerUnavailable"
+        name = each("channel", "socket")
+        for near in next(m for m in world.machines if each in m.living).living:
+            assert near("send_channel", name, "near") is None
+        until(lambda e=each: e("texts", "socket") == ["near"] * 3)
+    far = west.living[0]("channel", "socket")
+    answer = east.living[0]("send_channel", far, "far")
+    assert answer["error"] == "LayerUnavailable"
+    redis_server.start()
+    until(lambda: redis_server.listeners("test:g:room") == 2, BACK)
+    time.sleep(0.3)
+    world.exact(world.end(), lossless=world.living)
+    for each in world.living:
+        until(lambda e=each: "late" in [x.get("group") for x in e("events")], BACK)
+        assert world.gaps(each) == 2
+        assert each("stats")["messages missed"] > 0
+
+
+def test_a_gateway_that_forks_stays_the_gateway(world, redis_server):
+    """Its child has no part in it."""
+    world.populate(2)
+    east, west = world.machines
+    gateway = east.gateway()
+    child = gateway("fork", 1.5)
+    world.begin(*world.living)
+    os.kill(child, 0)
+    time.sleep(0.3)
+    world.exact(world.end(), lossless=world.living)
+    assert east.gateway() is gateway and listening(redis_server) == 2
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+
+
+# Layers of this process, each on the machine that its folder is.
+
+
+@pytest.fixture
+def start():
+    """A function that starts a layer on a machine of a name."""
+    reactor, started = Reactor(), []
+    with tempfile.TemporaryDirectory(prefix="gc-") as above:
+
+        def start_layer(machine, redis_url, **options):
+            layer = make_layer(f"ipc://{above}/{machine}+{redis_url}")
+            layer.start(reactor, **options)
+            started.append(layer)
+            return layer
+
+        yield start_layer
+        for layer in started:
+            layer.close()
+    reactor.close()
+
+
+def test_nothing_is_missed_by_those_who_leave_and_join_again(start, redis_server):
+    """While others of their machine stay, and messages of another come all the time."""
+    url = redis_server.url()
+    stays, comes, far = (start(name, url) for name in ("a", "a", "b"))
+    members = [RecordingMember(listens=("layer.gap",)) for _ in range(2)]
+    stays.add(group_topic("room"), members[0])
+    running = True
+
+    def send():
+        number = 0
+        while running:
+            number += 1
+            far.send(group_topic("room"), text(number))
+            if number % 3 == 0:
+                far.probe()
+            gevent.sleep(0.0005)
+        return number
+
+    sender = gevent.spawn(send)
+    for _ in range(50):
+        before = len(members[1].got)
+        comes.add(group_topic("room"), members[1])
+        until_in_hub(lambda b=before: len(members[1].got) > b + 3)
+        comes.discard(group_topic("room"), members[1])
+    running = False
+    sent = sender.get()
+    until_in_hub(lambda: len(members[0].texts) == sent)
+    assert not members[1].events
+    numbers = [int(each) for each in members[1].texts]
+    assert numbers == sorted(set(numbers))
+    for layer in (stays, comes):
+        assert "messages missed" not in layer.stats()
+
+
+def test_a_deaf_gateway_listens_anew_for_all(start, redis_server, proxy, caplog):
+    """It notices by its own probe; the gap is announced in each process."""
+    far = start("b", redis_server.url())
+    url = redis_server.url().replace(str(redis_server.port), str(proxy.port))
+    layers = [start("a", url) for _ in range(3)]
+    members = [RecordingMember(listens=("layer.gap",)) for _ in layers]
+    for layer, member in zip(layers, members, strict=True):
+        layer.add(group_topic("room"), member)
+    far.send(group_topic("room"), text("before"))
+    until_in_hub(lambda: all(member.texts for member in members))
+    proxy.deafens = True
+    far.send(group_topic("room"), text("lost"))
+    layers[0].probe()
+    until_in_hub(lambda: layers[0].stats()["bus"].get("deaf listeners"), BACK)
+    proxy.deafens = False
+    until_in_hub(lambda: all(m.events for m in members), BACK)
+    far.send(group_topic("room"), text("after"))
+    until_in_hub(lambda: all("after" in member.texts for member in members), BACK)
+    for layer, member in zip(layers, members, strict=True):
+        assert layer.stats()["messages missed"] == 1
+        assert [event["missed"] for event in member.events][-1] == 1
+        assert member.texts == ["before", "after"]
+
+
+def test_probes_of_both_ways_find_what_was_lost(start, redis_server, monkeypatch):
+    """Here and elsewhere, each tail once."""
+    url = redis_server.url()
+    here, near, far = (start(name, url) for name in ("a", "a", "b"))
+    members = [RecordingMember() for _ in range(2)]
+    for layer, member in zip((near, far), members, strict=True):
+        layer.add(group_topic("room"), member)
+    here.send(group_topic("room"), text("before"))
+    until_in_hub(lambda: all(member.texts for member in members))
+    with monkeypatch.context() as patch:
+        patch.setattr(here._bus, "publish", lambda topic, data: True)
+        here.send(group_topic("room"), text("lost"))
+    for _ in range(2):
+        here.probe()
+        for layer in (near, far):
+            until_in_hub(lambda e=layer: e.stats().get("messages missed") == 1)
+
+
+def test_joins_without_a_gateway_are_made_good_later(start, redis_server, monkeypatch):
+    """They return in time, and their gap is announced when they hold."""
+    url = redis_server.url()
+    gateway, near, far = (start(name, url) for name in ("a", "a", "b"))
+    bus = gateway._bus
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._gateway, "ask", lambda *asked: None)
+        member = RecordingMember(listens=("layer.gap",))
+        near.add(group_topic("room"), member)
+        assert near.stats()["unconfirmed joins"] == 1
+    until_in_hub(lambda: member.events, BACK)
+    assert member.events == [{"type": "layer.gap", "missed": None, "group": "room"}]
+    far.send(group_topic("room"), text("hello"))
+    until_in_hub(lambda: member.texts == ["hello"])
+
+
+def test_many_topics_go_to_the_next_gateway(start, redis_server):
+    """More than fit into one question."""
+    url = redis_server.url()
+    gateway, near, far = (start(name, url) for name in ("a", "a", "b"))
+    member = RecordingMember()
+    joins = [
+        gevent.spawn(near.add, group_topic(f"room {number}"), member)
+        for number in range(2500)
+    ]
+    gevent.joinall(joins, raise_error=True)
+    assert "unconfirmed joins" not in near.stats()
+    gateway.close()
+    until_in_hub(lambda: near.stats().get("gaps of unknown size", 0) >= 3, BACK)
+    for number in (0, 1234, 2499):
+        far.send(group_topic(f"room {number}"), text(number))
+    until_in_hub(lambda: len(member.texts) == 3)
+
+
+def test_a_layer_that_only_sends_is_no_gateway(start, redis_server):
+    """It has no listening connection; nor has one that calls, if there are servers."""
+    url = redis_server.url()
+    sends = start("a", url, listens=False)
+    assert sends.stats()["bus"]["gateway"] == 0
+    assert sends.stats()["bus"]["connections"] == 1
+    near, far = start("a", url), start("b", url)
+    members = {layer: RecordingMember() for layer in (near, far)}
+    for layer, member in members.items():
+        layer.add(group_topic("room"), member)
+    sends.send(group_topic("room"), text("hello"))
+    assert sends.flush(group_topic("room"), 5.0)
+    until_in_hub(lambda: all(m.texts == ["hello"] for m in members.values()))
+    for layer, member in members.items():
+        sends.add_channel(group_topic("side"), layer.new_channel(member))
+    assert sends.stats()["bus"]["gateway"] == 0
+    assert listening(redis_server) == 2
+
+
+def test_a_server_takes_over_from_a_program_that_only_called(start, redis_server):
+    """Programs without members may end at any time."""
+    url = redis_server.url()
+    calls, far = start("a", url, listens=False), start("b", url)
+    member = RecordingMember()
+    calls.add_channel(group_topic("side"), far.new_channel(member))
+    assert calls.stats()["bus"]["gateway"] == 1
+    near = start("a", url)
+    until_in_hub(lambda: near.stats()["bus"]["gateway"] == 1)
+    until_in_hub(lambda: calls.stats()["bus"]["gateway"] == 0)
+    calls.add_channel(group_topic("other side"), far.new_channel(member))
+    until_in_hub(lambda: listening(redis_server) == 2)
+
+
+def test_two_that_were_elected_at_once_agree(start, redis_server):
+    """On the one whose name is greater; nothing is heard twice."""
+    url = redis_server.url()
+    layers = [start("a", url) for _ in range(3)]
+    far = start("b", url)
+    members = [RecordingMember() for _ in layers]
+    for layer, member in zip(layers, members, strict=True):
+        layer.add(group_topic("room"), member)
+    for layer in layers[1:]:
+        layer._bus._election._win()
+    until_in_hub(lambda: sum(e.stats()["bus"]["gateway"] for e in layers) == 1)
+    winner = max(layers[1:], key=lambda layer: layer.origin)
+    assert winner.stats()["bus"]["gateway"] == 1
+    until_in_hub(lambda: redis_server.listeners("test:g:room") == 1)
+    until_in_hub(lambda: not winner._bus._questions)
+    for number in range(100):
+        far.send(group_topic("room"), text(number))
+    until_in_hub(lambda: all(len(member.texts) == 100 for member in members))
+    assert all(m.texts == [str(n) for n in range(100)] for m in members)
+
+
+def test_what_is_nothing_of_ours_harms_nothing(start, redis_server):
+    """By processes of the same user, which speak otherwise."""
+    url = redis_server.url()
+    here, near = start("a", url), start("a", url)
+    member = RecordingMember()
+    near.add(group_topic("room"), member)
+    for topic, data in [
+        ("#tiers", b""),
+        ("#tiers", b"\x93\x01"),
+        ("#tiers", b"\x91\x63"),
+        ("g:room", b"\xc1\x00"),
+        ("g:room", b"\xc1\x00\x05abc"),
+        ("g:room", b"\xc1\x00\x01\xff"),
+        ("g:room", b"\xc1\x00\x01a\xff"),
+    ]:
+        here._bus._local.publish(topic, data)
+    here.send(group_topic("room"), text("hello"))
+    until_in_hub(lambda: member.texts == ["hello"])
+    assert near.stats()["bus"]["payloads that are not ours"] == 6
+    assert near.stats()["messages that are not ours"] == 1
