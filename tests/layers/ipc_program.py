@@ -87,6 +87,15 @@ class Program:
         """Take a member out."""
         self.layer.discard(group_topic(group), self.members[name])
 
+    def rejoin_blindly(self, group, seconds, name="member"):
+        """Take a member out and put it in again, reading nothing in between."""
+        self.leave(group, name)
+        bus = self.layer._bus
+        for peer in getattr(bus, "_local", bus)._mesh.peers.values():
+            peer.link.write_now()
+        time.sleep(seconds)
+        self.join(group, name)
+
     def channel(self, name="member"):
         """Return a channel name that reaches a member."""
         return self.layer.new_channel(self.members.setdefault(name, CountingMember()))
