@@ -28,6 +28,10 @@ SILENCE = 3.0
 #: Seconds that each candidate leaves to the one before.
 STEP = 0.3
 
+#: Seconds from the end of a gateway until the first candidate takes its place: this
+#: process may have been stopped, and another one's sign of life be still unread.
+SOON = 0.05
+
 #: Seconds after which an alarm is so late that the hub could not read meanwhile.
 LATE = 0.5
 
@@ -87,10 +91,16 @@ class Election:
         return self.gateway == self._name
 
     def join(self) -> None:
-        """Ask who is the gateway, or be it, if nobody else is there."""
+        """
+        Ask who is the gateway, or be it, if nobody else is there.
+
+        One of several that begin at once sees nobody: who wants to be heard of is told
+        to the others before this looks for them. So one that does not answer is busy,
+        or has just ended.
+        """
         if len(self._voters.candidates()) > 1:
             self._voters.tell_all(Who())
-            self._vacant = time.monotonic() + STEP
+            self._vacant = time.monotonic() + SILENCE
             self._rearm(STEP)
         else:
             self._win()
@@ -120,8 +130,9 @@ class Election:
     def process_ended(self, name: str) -> None:
         """Another process has."""
         if name == self.gateway:
+            self._vacant = time.monotonic()
             self._change(None)
-            self._look()
+            self._rearm(SOON)
 
     def _change(self, name: str | None) -> None:
         self.gateway = name
