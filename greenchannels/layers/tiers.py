@@ -10,6 +10,8 @@ for each machine.
 The name of a process begins with its machine's; what it publishes has one number
 whichever way it goes. Who sends in the mesh acknowledges subscriptions; of those at
 other machines the first number heard counts.
+
+The module is long because this bus is several ports at once (``ports.py``).
 """
 
 from __future__ import annotations
@@ -21,11 +23,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from gevent import get_hub, getcurrent
-from gevent.event import Event as Signal
+from gevent import get_hub
 from gevent.monkey import get_original
 
-from ..errors import LayerRefused
 from ..net.clock import Clock
 from .ipc import IpcBus
 from .numbers import NO_NUMBERS, PROBE
@@ -49,47 +49,15 @@ from .tiers_frames import (
     read_forwarded,
 )
 from .tiers_gateway import Gateway
+from .tiers_questions import Questions
 
 if TYPE_CHECKING:
     from .redis.bus import RedisBus
-
-#: Seconds after which the gateway is asked again that has not answered.
-ASK_AGAIN = 1.0
 
 #: Seconds between two looks whether the folder's token is there.
 TOKEN_INTERVAL = 60.0
 
 _get_ident = get_original("_thread", "get_ident")
-
-
-class Question:
-    """
-    Topics that the gateway was asked to hear, many joins of one turn at once.
-
-    Attributes:
-        number: By which it is answered.
-        topics: All of them.
-        late: Those for which nobody waits any more: their gap is announced.
-        answered: Set when it is known.
-        unheard: Topics that were not confirmed.
-        refusal: Why Redis does not let the gateway listen, or nothing.
-        asked: When it was asked.
-
-    """
-
-    __slots__ = (
-        *("answered", "asked", "late", "number"),
-        *("refusal", "topics", "unheard"),
-    )
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.topics: list[str] = []
-        self.late: set[str] = set()
-        self.answered = Signal()
-        self.unheard: frozenset[str] = frozenset()
-        self.refusal = ""
-        self.asked = 0.0
 
 
 class NamedLedger:
@@ -146,10 +114,7 @@ class TiersBus:
         self._token_seen = 0.0
         #: Whether this process takes part, and whether it has members.
         self._joined = self._serving = False
-        #: What the gateway was asked and has not answered, and what it is asked next.
-        self._questions: dict[int, Question] = {}
-        self._next: Question | None = None
-        self._number = 0
+        self._questions = self._new_questions()
 
     # The port.
 
@@ -169,6 +134,7 @@ class TiersBus:
         self._here = self._machine + "."
         self._token_seen = time.monotonic()
         self._joined = self._serving = False
+        self._questions = self._new_questions()
         self._clock = Clock(get_hub().loop)
         _started.add(self)
         try:
@@ -198,11 +164,11 @@ class TiersBus:
         self._serving = self._serving or PROBE in names
         wanted = names if self._joined else (*self._control_topics(), *names)
         number = self._local.want(wanted)
-        question = self._ask(names)
+        question = self._questions.ask(names)
         if not self._joined:
             self._join()
         confirmed = self._local.wait_for(number, wanted, timeout)
-        return self._wait_for(question, names, end) and confirmed
+        return self._questions.wait_for(question, names, end) and confirmed
 
     def unsubscribe(self, topics: Iterable[str]) -> None:
         """Want ``topics`` no more."""
@@ -271,11 +237,8 @@ class TiersBus:
             self._election.close()
         if self._gateway is not None:
             self._gateway.abandon()
-        self._clock = self._election = self._gateway = self._next = None
-        questions, self._questions = self._questions, {}
-        for question in questions.values():
-            question.unheard = frozenset(question.topics)
-            question.answered.set()
+        self._clock = self._election = self._gateway = None
+        self._questions.close()
         _started.discard(self)
 
     def abandon(self) -> None:
@@ -287,9 +250,10 @@ class TiersBus:
             self._forget()
         else:
             # The hub was another thread's: what it was about to do is half done.
-            _of_parent.append((self._clock, self._election, self._gateway))
-            self._clock = self._election = self._gateway = self._next = None
-            self._questions = {}
+            kept = (self._clock, self._election, self._gateway, self._questions)
+            _of_parent.append(kept)
+            self._clock = self._election = self._gateway = None
+            self._questions = self._new_questions()
             _started.discard(self)
 
     # Names.
@@ -447,7 +411,7 @@ class TiersBus:
                 self.counters["times gateway"] += 1
                 self._gateway = Gateway(self._remote, self._is_wanted, self._answer)
         if election.gateway is not None:
-            self._ask_for_all()
+            self._questions.ask_all(self._control_topics())
 
     def _is_wanted(self, topic: str) -> bool:
         return topic in self._local.topics or self._local.wants(topic)
@@ -465,59 +429,20 @@ class TiersBus:
         self._election = Election(self._name, self, self._clock)
         self._election.join()
 
-    def _ask(self, topics: Sequence[str]) -> Question:
-        """Ask for topics at the end of this turn."""
-        question = self._next
-        if question is None or len(question.topics) >= MAX_TOPICS:
-            question = self._next = self._new_question()
-            get_hub().loop.run_callback(self._send, question)
-        question.topics += topics
-        return question
+    def _new_questions(self) -> Questions:
+        return Questions(self._local.topics, self._ask, self._announce_gap)
 
-    def _new_question(self) -> Question:
-        self._number += 1
-        question = self._questions[self._number] = Question(self._number)
-        return question
-
-    def _ask_for_all(self) -> None:
-        """Ask a new gateway for what an earlier one heard, and what it was asked."""
-        asked = {t for each in self._questions.values() for t in each.topics}
-        asked.update(self._control_topics())
-        heard = [topic for topic in self._local.topics if topic not in asked]
-        for start in range(0, len(heard), MAX_TOPICS):
-            question = self._new_question()
-            question.topics = heard[start : start + MAX_TOPICS]
-            question.late.update(question.topics)
-        for question in list(self._questions.values()):
-            if question is not self._next:  # which is asked at the end of this turn
-                self._send(question)
-
-    def _send(self, question: Question) -> None:
-        """Ask the gateway, if there is one; else the next one will be asked."""
-        if question is self._next:
-            self._next = None
+    def _ask(self, number: int, topics: list[str]) -> None:
+        """Ask the gateway to hear topics, if there is one."""
         election = self._election
         if election is None or election.gateway is None:
             return
-        wanted = [topic for topic in question.topics if topic in self._local.topics]
-        question.asked = time.monotonic()
         if self._gateway is not None:
-            self._gateway.ask(self._name, question.number, wanted)
+            self._gateway.ask(self._name, number, topics)
         else:
             self._local.tell_wishes()
-            ask = Ask(question.number, wanted)
-            self._local.publish(control_topic(election.gateway), encode_control(ask))
-
-    def _wait_for(self, question: Question, names: Sequence[str], end: float) -> bool:
-        """Wait for the answer; if it comes later, the gap is announced."""
-        if not question.answered.is_set() and getcurrent() is not get_hub():
-            question.answered.wait(max(0.0, end - time.monotonic()))
-        if not question.answered.is_set():
-            question.late.update(names)
-            return False
-        if question.refusal:
-            raise LayerRefused(question.refusal)
-        return question.unheard.isdisjoint(names)
+            ask = encode_control(Ask(number, topics))
+            self._local.publish(control_topic(election.gateway), ask)
 
     def _take_control(self, name: str, data: bytes) -> None:
         """Take what processes tell each other. In the hub."""
@@ -534,40 +459,25 @@ class TiersBus:
                 election.take_who()
             case Beat(number):
                 election.take_beat(name, number)
-                self._ask_again()
+                self._questions.ask_again()
             case Ask(number, topics) if self._gateway is not None:
                 self._gateway.ask(name, number, topics)
             case Answer(number, unheard, refusal) if name == election.gateway:
-                self._take_answer(number, unheard, refusal)
+                self._questions.take_answer(number, unheard, refusal)
             case Gap(topics) if name == election.gateway:
                 self._announce_gap(topics)
             case Echo() if name == election.gateway and self.witness is not None:
                 self.witness.echo()
-
-    def _ask_again(self) -> None:
-        """Ask for what was not answered: the link may have ended in between."""
-        now = time.monotonic()
-        for question in list(self._questions.values()):
-            if question is not self._next and now - question.asked > ASK_AGAIN:
-                self._send(question)
 
     def _answer(
         self, process: str, number: int, unheard: list[str], refusal: str
     ) -> None:
         """Tell who has asked what Redis says."""
         if process == self._name:
-            self._take_answer(number, unheard, refusal)
+            self._questions.take_answer(number, unheard, refusal)
         else:
             answer = encode_control(Answer(number, unheard, refusal))
             self._local.publish(control_topic(process), answer)
-
-    def _take_answer(self, number: int, unheard: list[str], refusal: str) -> None:
-        question = self._questions.pop(number, None)
-        if question is None:
-            return
-        question.unheard, question.refusal = frozenset(unheard), refusal
-        question.answered.set()
-        self._announce_gap(question.late - question.unheard)
 
 
 #: Those that a fork must take from the child.

@@ -289,6 +289,8 @@ def fake(found):
     """Return what stands for the maker of a bus, and notes of what."""
 
     class Bus:
+        topics = ()
+
         def __init__(self, what, *more):
             found.append(what)
 
