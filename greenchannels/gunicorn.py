@@ -25,8 +25,8 @@ from gunicorn.workers import base
 
 from .applications import Application
 from .errors import ConfigurationError
-from .gunicorn_settings import default_url, read_options, share_handlers
-from .layers.registry import configured_url, make_layer
+from .gunicorn_settings import layer_url, read_options, share_handlers
+from .layers.registry import make_layer
 from .net.binding import adopt
 from .net.certificates import Certificates
 from .net.outlet import keep_frame_chunks
@@ -93,7 +93,7 @@ class Worker(base.Worker):
         server = Server(
             router_of(self.wsgi),
             options=options,
-            layer=make_layer(configured_url() or default_url(self)),
+            layer=make_layer(layer_url(self)),
             access_log=_access_log(self.log),
         )
         return server, read_certificates(self.cfg)

@@ -12,18 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 from .layers.ipc_folder import default_name
+from .layers.registry import configured_url, with_name
 from .options import ServerOptions
 
 #: The part of --graceful-timeout that the drain may take; lifespans have the rest.
 DRAIN_PART = 0.9
 
 
-def default_url(worker: Any) -> str:
-    """Return the layer of a worker if nobody has named one."""
-    if worker.cfg.workers <= 1:
-        return "memory://"
+def layer_url(worker: Any) -> str:
+    """Return the layer of a worker: the configured one, else what suits it."""
     app = str(getattr(worker.app, "app_uri", None) or worker.cfg.proc_name)
-    return "ipc://" + default_name(app, os.getcwd(), os.getuid())
+    name = default_name(app, os.getcwd(), os.getuid())
+    if url := configured_url():
+        return with_name(url, name)
+    return f"ipc://{name}" if worker.cfg.workers > 1 else "memory://"
 
 
 def read_options(cfg: Any, given: ServerOptions | None) -> ServerOptions:

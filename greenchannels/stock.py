@@ -19,7 +19,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import RLock
 
-from .gunicorn_settings import default_url, read_options, share_handlers
+from .gunicorn_settings import layer_url, read_options, share_handlers
 from .hosting.heads import Environ
 from .layers.registry import configured_url, make_layer
 from .options import ServerOptions
@@ -78,7 +78,7 @@ class Guests:
         if worker is not None:
             share_handlers(worker.log)
             options = read_options(worker.cfg, self._options)
-            url = url or default_url(worker)
+            url = layer_url(worker)
         options = replace(options, multiprocess=options.multiprocess or several)
         layer = make_layer(url or "memory://")
         guest = GuestServer(self._router, options=options, layer=layer)

@@ -18,7 +18,7 @@ from gevent.event import Event
 
 from ..errors import ConfigurationError, LayerRefused, LayerUnavailable
 from ..layers.ipc_folder import default_name
-from ..layers.registry import configured_url, make_layer
+from ..layers.registry import configured_url, make_layer, with_name
 from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..net.outlet import keep_frame_chunks
@@ -177,11 +177,10 @@ def run(app: str, **values: Any) -> None:
 
 def layer_url(values: dict[str, Any], app: str, several: bool) -> str:
     """Return the URL of the layer: the one asked for, else what suits the processes."""
+    name = default_name(full_spec(app), os.getcwd(), os.getuid())
     if url := values["layer"] or configured_url():
-        return str(url)
-    if several:
-        return "ipc://" + default_name(full_spec(app), os.getcwd(), os.getuid())
-    return "memory://"
+        return with_name(str(url), name)
+    return f"ipc://{name}" if several else "memory://"
 
 
 @contextlib.contextmanager

@@ -57,8 +57,7 @@ class Exchange:
         self._counters = counters
         self._on_gap = on_gap
         self._acknowledging = bus if isinstance(bus, Acknowledging) else None
-        acknowledged = self._acknowledging is not None
-        self.accounts = Accounts(self._missed, acknowledged=acknowledged)
+        self.accounts = Accounts(self._missed, acknowledged=self._acknowledges)
         if self._acknowledging is not None:
             self._acknowledging.ledger = self.accounts
         self._brokered = bus if isinstance(bus, Brokered) else None
@@ -175,6 +174,10 @@ class Exchange:
 
     def _reach(self, topic: str, data: bytes) -> bool:
         return self._bus.wants(topic) and self._bus.publish(topic, data)
+
+    def _acknowledges(self, origin: str) -> bool:
+        bus = self._acknowledging
+        return bus is not None and bus.acknowledges(origin)
 
     def _missed(self, topic: str, number: int) -> None:
         self._counters[MISSED] += number

@@ -7,12 +7,14 @@ There is no broker and nothing to configure. Each process has a link to every ot
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import gevent
 from gevent import get_hub, getcurrent
@@ -53,6 +55,16 @@ CLOSE_TIMEOUT = 1.0
 _get_ident = get_original("_thread", "get_ident")
 
 logger = logging.getLogger("greenchannels.layer")
+
+
+class Watcher(Protocol):
+    """Who is told of the others' wishes; in the hub, nothing may block."""
+
+    def unwanted(self, topics: list[str]) -> None:
+        """No other process wants them any more."""
+
+    def process_ended(self, name: str) -> None:
+        """A process has."""
 
 
 class Account:
@@ -121,6 +133,8 @@ class IpcBus:
         self._waiters: dict[int, Signal] = {}
         #: Describes what was published, and learns what others published.
         self.ledger: Ledger | None = None
+        #: Is told of the others, if it is set before the start.
+        self.watcher: Watcher | None = None
         #: What happened, by name.
         self.counters: Counter[str] = Counter()
 
@@ -162,14 +176,23 @@ class IpcBus:
         if self._mesh is None or self._reactor is None:
             return False
         names = tuple(topics)
+        return self.wait_for(self.want(names), names, timeout)
+
+    def want(self, topics: Sequence[str]) -> int:
+        """Want ``topics`` of a started bus, and return what ``wait_for`` needs."""
+        assert self._reactor is not None
         if not self._asking:
             self._number += 1
-            self._reactor.loop.run_callback(self._ask_all)
+            self._reactor.loop.run_callback(self.tell_wishes)
         number = self._number
-        self._topics.update(dict.fromkeys(names, number))
-        self._asking += names
+        self._topics.update(dict.fromkeys(topics, number))
+        self._asking += topics
         if len(self._asking) >= MAX_TOPICS:
-            self._ask_all()
+            self.tell_wishes()
+        return number
+
+    def wait_for(self, number: int, names: Sequence[str], timeout: float) -> bool:
+        """Block as ``subscribe`` does; return whether all have acknowledged."""
         if not self._confirmed(number) and getcurrent() is not get_hub():
             self._wait_for(number, timeout)
         late = [a for a in self._accounts() if a.acknowledged < number]
@@ -184,7 +207,7 @@ class IpcBus:
         """Want ``topics`` no more."""
         if self._mesh is None:
             return
-        self._ask_all()
+        self.tell_wishes()
         names = [t for t in topics if self._topics.pop(t, None) is not None]
         frame = encode_frame(Kind.UNWANT, names)
         for peer in self._mesh.peers.values():
@@ -199,6 +222,10 @@ class IpcBus:
     def unsure(self) -> bool:
         """Whether there are processes whose topics are not all known yet."""
         return bool(self._unsettled)
+
+    def acknowledges(self, origin: str) -> bool:
+        """All do."""
+        return True
 
     def publish(self, topic: str, data: bytes) -> bool:
         """Queue ``data`` for all who want it; False if one of them cannot get it."""
@@ -281,6 +308,44 @@ class IpcBus:
         linked = sum(peer.link is not None for peer in peers)
         return {**self.counters, "processes": len(peers), "processes linked": linked}
 
+    # What the bus of two tiers asks.
+
+    def machine(self) -> str:
+        """
+        Return what the processes of this folder have in common, and no others.
+
+        Raises:
+            ConfigurationError: If the folder is not this user's alone.
+            LayerUnavailable: If there can be no file in it.
+
+        """
+        try:
+            return Folder(self._path).token()
+        except OSError as error:
+            raise LayerUnavailable(f"no file for ipc:// there: {error}") from error
+
+    def keep_token(self, token: str) -> None:
+        """Mark its file as used, and make it again if it has gone."""
+        with contextlib.suppress(OSError):
+            Folder(self._path).token(token)
+
+    @property
+    def topics(self) -> Mapping[str, int]:
+        """What this process wants."""
+        return self._topics
+
+    def who_wants(self, topic: str) -> list[str]:
+        """Return the names of the others that want ``topic``."""
+        return [peer.name for peer in self._wanted.get(topic, ())]
+
+    def serves(self, name: str, topic: str) -> bool:
+        """Say whether a process has acknowledged the present wish for ``topic``."""
+        since = self._topics.get(topic)
+        peer = self._mesh.peers.get(name) if self._mesh is not None else None
+        return (
+            since is not None and peer is not None and since <= peer.user.acknowledged
+        )
+
     def _stop(self, reactor: Reactor) -> None:
         self._mesh = self._reactor = None
         _started.discard(self)
@@ -309,7 +374,7 @@ class IpcBus:
 
     # Wanting.
 
-    def _ask_all(self) -> None:
+    def tell_wishes(self) -> None:
         """Tell all others what was subscribed to in this turn. Never blocks."""
         names, self._asking = self._asking, []
         if not names or self._mesh is None:
@@ -375,7 +440,7 @@ class IpcBus:
         account.asked.clear()
         if self._mesh is not None:
             self._mesh.changed()
-        self._ask_all()
+        self.tell_wishes()
         names = list(self._topics)
         for start in range(0, len(names), MAX_TOPICS):
             self._number += 1
@@ -399,6 +464,8 @@ class IpcBus:
         self._unwant(peer, tuple(account.wants))
         if self.ledger is not None:
             self.ledger.forget(peer.name)
+        if self.watcher is not None:
+            self.watcher.process_ended(peer.name)
         self._wake()
 
     def peer_says(self, peer: Peer, kind: int, body: bytes) -> None:
@@ -435,10 +502,14 @@ class IpcBus:
         account.wants.difference_update(topics)
         if account.told is not None:
             account.told.difference_update(topics)
+        gone = []
         for topic in topics:
             peers = self._wanted.get(topic)
             if peers is not None and peers.pop(peer, self) is None and not peers:
                 del self._wanted[topic]
+                gone.append(topic)
+        if gone and self.watcher is not None:
+            self.watcher.unwanted(gone)
 
     def _take_ready(self, peer: Peer) -> None:
         """It has told all: what it wanted on an earlier link only, it wants no more."""

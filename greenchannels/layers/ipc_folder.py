@@ -42,8 +42,12 @@ ATTEMPTS = 10
 
 LOCK, UNNAMED = ".lock", ".new"
 
+#: The file with the token.
+TOKEN = "token"
+
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _SOCKET_NAME = re.compile(r"[0-9]{1,10}-[0-9a-f]{1,13}")
+_TOKEN = re.compile(r"[0-9a-f]{12}")
 
 #: Lock files of this process' own layers.
 _own: set[str] = set()
@@ -142,6 +146,44 @@ class Folder:
     def may_be_called(name: str) -> bool:
         """Say whether a socket may have this name."""
         return _SOCKET_NAME.fullmatch(name) is not None
+
+    def token(self, known: str = "") -> str:
+        """
+        Return what was drawn by lot by the first who asked: it names this folder.
+
+        Its file is marked as used, so that it is not taken for an old one.
+
+        Args:
+            known: What it is, for those who have asked before.
+
+        Raises:
+            OSError: If there can be no file.
+
+        """
+        path = os.path.join(self.path, TOKEN)
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
+                with open(path, encoding="ascii", errors="replace") as file:
+                    found = file.read(100)
+                if _TOKEN.fullmatch(found):
+                    return found
+                os.unlink(path)
+            self._draw(path, known or secrets.token_hex(6))
+        raise OSError(f"no file stays where it is made: {path}")
+
+    def _draw(self, path: str, token: str) -> None:
+        """Make a file that has its text as soon as it has its name."""
+        unnamed = f"{path}-{secrets.token_hex(6)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(unnamed, flags, 0o600)
+        try:
+            os.write(fd, token.encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(unnamed, path)
+        finally:
+            os.close(fd)
+            os.unlink(unnamed)
 
     def claim(self) -> Claim:
         """

@@ -51,6 +51,9 @@ T = TypeVar("T")
 #: Returns the way of a topic.
 Way: TypeAlias = Callable[[str], str]
 
+#: Says something of a process by its origin.
+Says: TypeAlias = Callable[[str], bool]
+
 
 class Published:
     """The numbers of what this process publishes."""
@@ -126,12 +129,12 @@ class Heard:
     The numbers of what this process hears from others.
 
     Args:
-        first_counts: Whether the first number heard of a topic is its base line;
-            else there is none until it is told by ``learn``.
+        first_counts: Says of an origin whether the first number heard of a topic is
+            its base line; else there is none until it is told by ``learn``.
 
     """
 
-    def __init__(self, *, first_counts: bool) -> None:
+    def __init__(self, *, first_counts: Says) -> None:
         self._first_counts = first_counts
         self._topics: dict[str, dict[str, tuple[int, int]]] = {}
 
@@ -149,7 +152,7 @@ class Heard:
         origins = self._topics.get(topic)
         last = origins.get(origin) if origins is not None else None
         if last is None:
-            if self._first_counts:
+            if self._first_counts(origin):
                 self._keep(topic, origin, epoch, number)
             return 0
         assert origins is not None
@@ -200,10 +203,11 @@ class Heard:
             origins.pop(origin, None)
 
     def forget_others(self, origins: Container[str]) -> None:
-        """All but ``origins`` have ended."""
+        """All but ``origins`` and those that acknowledge have ended."""
         for topic, found in list(self._topics.items()):
             for origin in [each for each in found if each not in origins]:
-                del found[origin]
+                if self._first_counts(origin):
+                    del found[origin]
             if not found:
                 del self._topics[topic]
 
@@ -226,16 +230,16 @@ class Accounts:
 
     Args:
         on_missed: Called with a topic and how many of its messages were missed.
-        acknowledged: Whether the bus acknowledges subscriptions with our notes.
+        acknowledged: Says whether a process acknowledges subscriptions with a note.
 
     """
 
     def __init__(
-        self, on_missed: Callable[[str, int], None], *, acknowledged: bool
+        self, on_missed: Callable[[str, int], None], *, acknowledged: Says
     ) -> None:
         self._on_missed = on_missed
         self.published = Published()
-        self.heard = Heard(first_counts=not acknowledged)
+        self.heard = Heard(first_counts=lambda origin: not acknowledged(origin))
         self._page_turned = time.monotonic()
         #: Whether the last probes were lost.
         self._untold = False

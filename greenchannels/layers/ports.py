@@ -97,7 +97,7 @@ class Ledger(Protocol):
 @runtime_checkable
 class Acknowledging(Protocol):
     """
-    What a bus is, too, if those who publish acknowledge each subscription.
+    What a bus is, too, if those who publish, or some, acknowledge each subscription.
 
     Attributes:
         ledger: Set before the start; writes and reads the acknowledgements' notes.
@@ -110,6 +110,9 @@ class Acknowledging(Protocol):
     @property
     def unsure(self) -> bool:
         """See above."""
+
+    def acknowledges(self, origin: str) -> bool:
+        """Say whether the process of that name does, too."""
 
 
 class Witness(Protocol):

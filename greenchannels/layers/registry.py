@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..net.reactor import Reactor
@@ -23,7 +23,10 @@ from .ipc import IpcBus
 from .layer import Layer
 from .memory import MemoryBus
 from .outside import Outside, close_outposts
-from .ports import Bus
+from .tiers import TiersBus
+
+if TYPE_CHECKING:
+    from .redis.bus import RedisBus
 
 #: The environment variable that names a layer; it counts more than ``configure``.
 VARIABLE = "GREENCHANNELS_LAYER"
@@ -37,6 +40,7 @@ REDIS_SCHEMES = frozenset(
 
 #: Where the next of several URLs begins, and passwords among the options of one.
 _NEXT_URL = re.compile(r"(?<=[,+])(?=rediss?(?:\+[a-z]+)?://)")
+_TWO_TIERS = re.compile(r"ipc://(.*?)\+(rediss?(?:\+[a-z]+)?://.*)", re.DOTALL)
 _PASSWORD = re.compile(r"((?:ssl|sentinel)_password=)[^&,+]*")
 
 #: The layer of the consumer that this greenlet runs for.
@@ -58,8 +62,8 @@ def configure(
     URL before this are over; blocks a few seconds at most while they are finished.
 
     Args:
-        layer: ``"memory://"``, ``"ipc://NAME"``, ``"redis://HOST"``, or ``None`` to
-            forget what was configured.
+        layer: ``"memory://"``, ``"ipc://NAME"``, ``"redis://HOST"``,
+            ``"ipc://NAME+redis://HOST"``, or ``None`` to forget what was configured.
         symmetric_encryption_keys: Secrets, for any URL of Redis: the first encrypts,
             all decrypt. None by default: messages cross the network as they are.
 
@@ -72,7 +76,7 @@ def configure(
     _keys = keys
     if layer is not None:
         try:
-            make_layer(layer)
+            make_layer(with_name(layer, "any"))
         except ConfigurationError:
             _keys = before
             raise
@@ -103,6 +107,12 @@ def make_layer(url: str) -> Layer:
     if url == "memory://":
         return Layer(MemoryBus())
     scheme, _, rest = url.partition("://")
+    if found := _TWO_TIERS.fullmatch(url):
+        if not found[1]:
+            raise ConfigurationError(
+                f"{shown_url(url)!r} has no name here: write ipc://NAME+redis://HOST"
+            )
+        return Layer(TiersBus(IpcBus(found[1]), _redis_bus(found[2])))
     if scheme == "ipc":
         return Layer(IpcBus(rest))
     if scheme in REDIS_SCHEMES:
@@ -110,11 +120,16 @@ def make_layer(url: str) -> Layer:
     raise ConfigurationError(
         f"no layer for {shown_url(url)!r}: known are memory://, ipc://NAME,"
         " redis://HOST, redis+sentinel://HOST/NAME, redis+cluster://HOST and the same"
-        " with rediss"
+        " with rediss, and ipc://NAME+redis://HOST"
     )
 
 
-def _redis_bus(url: str) -> Bus:
+def with_name(url: str, name: str) -> str:
+    """Return ``url``, with ``name`` in ``ipc://+redis://HOST``, which has none."""
+    return f"ipc://{name}{url[len('ipc://') :]}" if url.startswith("ipc://+") else url
+
+
+def _redis_bus(url: str) -> RedisBus:
     """Return a bus over Redis; its client is imported only for those who use it."""
     try:
         from .redis.making import make_bus

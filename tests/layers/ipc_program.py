@@ -87,6 +87,15 @@ class Program:
         """Take a member out."""
         self.layer.discard(group_topic(group), self.members[name])
 
+    def rejoin_blindly(self, group, seconds, name="member"):
+        """Take a member out and put it in again, reading nothing in between."""
+        self.leave(group, name)
+        bus = self.layer._bus
+        for peer in getattr(bus, "_local", bus)._mesh.peers.values():
+            peer.link.write_now()
+        time.sleep(seconds)
+        self.join(group, name)
+
     def channel(self, name="member"):
         """Return a channel name that reaches a member."""
         return self.layer.new_channel(self.members.setdefault(name, CountingMember()))
@@ -95,6 +104,10 @@ class Program:
         """Send texts to a group, in one turn of the hub."""
         for _ in range(count):
             self.layer.send(group_topic(group), make_broadcast(text))
+
+    def send_strictly(self, group, text):
+        """Send a text that has to reach the others."""
+        self.layer.send(group_topic(group), make_broadcast(text), strict=True)
 
     def send_channel(self, name, text):
         """Send a text to a channel."""

@@ -123,3 +123,34 @@ class TestClusterPlain(LayerConformance):
     def layer_url(self, cluster):
         """Channels of its own."""
         return cluster.url(prefix=f"test{next(self._numbers)}", pubsub="plain")
+
+
+class TestTwoTiers(LayerConformance):
+    """Processes of one machine, which has a Redis for others."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, shared_redis):
+        """A folder of its own, and channels of its own."""
+        redis = shared_redis.url(prefix=f"test{next(self._numbers)}")
+        with tempfile.TemporaryDirectory(prefix="gc-") as above:
+            yield f"ipc://{above}/app+{redis}"
+
+
+class TestTwoTiersOfTwoMachines(LayerConformance):
+    """Each layer is on a machine of its own: in another folder."""
+
+    _numbers = itertools.count()
+
+    @pytest.fixture
+    def layer_url(self, shared_redis):
+        """The part that programs and layers have in common."""
+        redis = shared_redis.url(prefix=f"test{next(self._numbers)}")
+        with tempfile.TemporaryDirectory(prefix="gc-") as above:
+            yield f"ipc://{above}/elsewhere+{redis}"
+
+    def make_layer(self, url):
+        """Return a layer of the next machine."""
+        name = f"/{next(self._numbers)}+"
+        return super().make_layer(url.replace("/elsewhere+", name))

@@ -468,7 +468,7 @@ def test_only_the_last_subscription_to_a_topic_is_a_base_line(bus, play):
 
 def test_a_note_that_is_none_ends_the_link(bus, play):
     """As bytes do that are no frames."""
-    accounts = Accounts(lambda topic, number: None, acknowledged=True)
+    accounts = Accounts(lambda topic, number: None, acknowledged=lambda origin: True)
     bus.ledger = accounts
     peer = play().dial(bus.origin).settle()
     waits = gevent.spawn(bus.subscribe, ["a"], 2)

@@ -17,7 +17,7 @@ def missed():
 @pytest.fixture
 def accounts(missed):
     """Accounts whose bus acknowledges."""
-    return Accounts(lambda *loss: missed.append(loss), acknowledged=True)
+    return Accounts(lambda *loss: missed.append(loss), acknowledged=lambda origin: True)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_idle_topics_are_forgotten_and_begin_a_new_epoch():
 
 def test_pages_turn_after_a_minute(accounts, clock):
     """When a probe is due."""
-    accounts = Accounts(lambda *loss: None, acknowledged=True)
+    accounts = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     accounts.published.number("a")
     for _ in range(2):
         clock[0] += module.IDLE_TIME - 1
@@ -107,7 +107,7 @@ def test_nothing_published_yet_is_a_base_line(accounts, missed):
 
 def test_of_a_younger_process_all_counts(accounts, missed):
     """Of the topics that were wanted already, from its first message on."""
-    there = Accounts(lambda *loss: None, acknowledged=True)
+    there = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     accounts.expect("1-a", ["a", "b"])
     for topic in "aac":
         there.published.number(topic)
@@ -129,7 +129,7 @@ def test_without_a_base_line_nothing_is_missed(accounts, missed):
 
 def test_the_first_number_counts_where_nothing_is_acknowledged():
     """As over Redis."""
-    heard = Heard(first_counts=True)
+    heard = Heard(first_counts=lambda origin: True)
     taken = [heard.take("a", "1-a", 1, number) for number in (5, 6, 9, 9)]
     assert taken == [0, 0, 2, -1]
 
@@ -138,7 +138,7 @@ def test_an_acknowledgement_after_an_interruption_tells_what_was_missed(
     accounts, missed
 ):
     """The base line is where it was before."""
-    here = Accounts(lambda *loss: None, acknowledged=True)
+    here = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     for _ in range(3):
         here.published.number("a")
     accounts.learn("1-a", ["a", "b", None], here.describe(["a", "b", "c"]))
@@ -177,7 +177,7 @@ def test_leaving_forgets_and_so_does_the_end_of_a_process(accounts, missed):
 
 def test_a_probe_tells_the_tails(accounts, missed):
     """Of topics that are wanted; once."""
-    there = Accounts(lambda *loss: None, acknowledged=True)
+    there = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     accounts.learn("1-a", ["a"], there.describe(["a"]))
     for topic in "aab":
         there.published.number(topic)
@@ -191,14 +191,14 @@ def test_a_probe_tells_the_tails(accounts, missed):
 
 def test_a_topic_is_in_the_two_probes_after_its_last_use():
     """The first may be lost."""
-    accounts = Accounts(lambda *loss: None, acknowledged=True)
+    accounts = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     accounts.published.number("a")
     assert [len(accounts.probes()) for _ in range(4)] == [1, 1, 0, 0]
 
 
 def test_many_topics_make_several_probes(missed, accounts):
     """None is left out."""
-    there = Accounts(lambda *loss: None, acknowledged=True)
+    there = Accounts(lambda *loss: None, acknowledged=lambda origin: True)
     topics = [f"t{n}" for n in range(2 * module.MAX_PROBED + 1)]
     accounts.learn("1-a", topics, there.describe(topics))
     for topic in topics:
@@ -253,7 +253,9 @@ def test_losses_are_warned_of_at_once_and_then_together(clock, caplog):
 @pytest.fixture
 def brokered(missed, clock):
     """Accounts whose bus acknowledges nothing."""
-    return Accounts(lambda *loss: missed.append(loss), acknowledged=False)
+    return Accounts(
+        lambda *loss: missed.append(loss), acknowledged=lambda origin: False
+    )
 
 
 def echoes(accounts, clock, count):

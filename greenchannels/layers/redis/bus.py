@@ -61,6 +61,7 @@ class RedisBus:
         self._topics: set[str] = set()
         self._head = b""
         self._origin = ""
+        self._relatives: str | None = None
         self._thread = 0
         self._started = False
         #: Whether all links were whole when that was reported, and whether they are
@@ -70,7 +71,11 @@ class RedisBus:
     # The port.
 
     def start(
-        self, deliver: Deliver, on_state: OnState, origin: str | None = None
+        self,
+        deliver: Deliver,
+        on_state: OnState,
+        origin: str | None = None,
+        relatives: str | None = None,
     ) -> str:
         """
         Connect; blocks for one attempt, usually 2 s at most.
@@ -81,6 +86,8 @@ class RedisBus:
             deliver: Takes messages.
             on_state: Takes states.
             origin: The name of this process, if it has one; it is never used again.
+            relatives: What the names begin with of processes that are heard in another
+                way, and left out here.
 
         Raises:
             ConfigurationError: If a server does not let this program in.
@@ -89,6 +96,7 @@ class RedisBus:
         self._deliver, self._on_state = deliver, on_state
         self._links, self._topics, self._whole = {}, set(), True
         self._origin = origin or f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._relatives = relatives
         self._head = encode_head(self._origin, self._mark)
         self._thread = _get_ident()
         self._started = True
@@ -131,6 +139,18 @@ class RedisBus:
         for server, channels in self._channels(gone).items():
             if server in self._links:
                 self._links[server].unsubscribe(channels)
+
+    def hears(self, topic: str) -> bool:
+        """Say whether Redis has confirmed that ``topic`` is wanted."""
+        found = self._channels([topic])
+        links = self._links
+        return all(s in links and links[s].hears(found[s]) for s in found)
+
+    def stop_listening(self) -> None:
+        """Want nothing more, and end what listens; never blocks."""
+        self._topics.clear()
+        for link in self._links.values():
+            link.stop_listening()
 
     def wants(self, topic: str) -> bool:
         """Nobody knows, so it may be."""
@@ -282,6 +302,8 @@ class RedisBus:
         """A message of another process has come."""
         try:
             origin, start = read_head(payload, self._mark)
+            if self._relatives is not None and origin.startswith(self._relatives):
+                return
             data = payload[start:]
             if self._seal is not None:
                 data = self._seal.open(topic, origin, data)

@@ -85,6 +85,7 @@ class Link:
         counters: Counter[str],
     ) -> None:
         self._place = place
+        self._dialect = dialect
         self._probe_channel = probe_channel
         self._owner = owner
         self._counters = counters
@@ -201,6 +202,16 @@ class Link:
         """Those that are wanted."""
         return self._listener.channels
 
+    def hears(self, channels: Iterable[bytes]) -> bool:
+        """Say whether Redis has confirmed that they are wanted."""
+        return all(map(self._listener.hears, channels))
+
+    def stop_listening(self) -> None:
+        """Want nothing more, and end the connection that listens; never blocks."""
+        self._listener.retire()
+        self._listener = Listener(self._place, self._dialect, self)
+        self.link_changed(None)
+
     def publish(self, topic: str, channel: bytes, data: bytes) -> bool:
         """Queue ``data``; False if Redis is away or too much waits for it."""
         return self._publisher.publish(topic, channel, data)
@@ -280,7 +291,10 @@ class Link:
 
     def _hears(self) -> bool:
         """Whether probes should come back."""
-        return self._publisher.up and self._listener.hears(self._probe_channel)
+        joined = self._listener.stage is Stage.UP
+        return (
+            self._publisher.up and joined and self._listener.hears(self._probe_channel)
+        )
 
     def _look(self) -> None:
         """Find out whether probes come back. Hub only, but for the first time."""

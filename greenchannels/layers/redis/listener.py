@@ -172,7 +172,9 @@ class Listener:
             confirmed = self._wait(topics, 0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
-        if not confirmed:
+        if not confirmed and self.stage is Stage.CONNECTING:
+            self._late.update(topics)
+        elif not confirmed:
             self._late.update(self._awaited.keys() & topics.keys())
         return confirmed
 
@@ -199,8 +201,8 @@ class Listener:
 
     def hears(self, channel: bytes) -> bool:
         """Say whether Redis has confirmed a channel that is wanted."""
-        up = self.stage is Stage.UP
-        return up and channel in self._topics and channel not in self._awaited
+        connected = self.stage in (Stage.JOINING, Stage.UP)
+        return connected and channel in self._topics and channel not in self._awaited
 
     @property
     def channels(self) -> frozenset[bytes]:
@@ -252,6 +254,16 @@ class Listener:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
+        self._topics.clear()
+        self._forget()
+
+    def retire(self) -> None:
+        """End as ``close`` does, soon; never blocks."""
+        self.stage = Stage.CLOSED
+        self._over.set()
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is not None:
+            greenlet.kill(block=False)
         self._topics.clear()
         self._forget()
 
