@@ -62,6 +62,24 @@ def test_the_first_key_encrypts_and_all_decrypt(start, keyed):
     until(lambda: new.stats()["bus"]["payloads that are not ours"] >= 1)
 
 
+def test_nothing_goes_out_in_the_clear(start, redis_server, keyed):
+    """Not even the probes of connections that have been made again."""
+    here, there = start(keyed("secret")), start(keyed("secret"))
+    member = RecordingMember()
+    for layer in (here, there):
+        layer.add(ROOM, member)
+    redis_server("CLIENT", "KILL", "TYPE", "pubsub")
+    until(lambda: all("outages" in e.stats()["bus"] for e in (here, there)))
+    until(lambda: redis_server.listeners("test:g:room") == 2)
+    for layer in (here, there):
+        layer.probe()
+    here.send(ROOM, text("hello"))
+    until(lambda: "hello" in member.texts)
+    for layer in (here, there):
+        counts = layer.stats()["bus"]
+        assert counts.get("payloads that are not ours", 0) == 0
+
+
 @pytest.mark.parametrize("writer_has_key", [True, False])
 def test_who_has_no_key_is_not_heard(start, redis_server, keyed, writer_has_key):
     """Neither the sealed by those without, nor the clear by those with a key."""

@@ -20,7 +20,7 @@ import gevent
 from gevent import get_hub, getcurrent
 from gevent.monkey import get_original
 
-from ..numbers import PROBE
+from ..numbers import NO_NUMBERS, PROBE
 from ..ports import BusState, Deliver, OnState, Witness
 from .connection import Refusal
 from .frames import CLEAR, SEALED, encode_head, read_head
@@ -203,11 +203,16 @@ class RedisBus:
     def publish_probe(self, way: str, data: bytes) -> bool:
         """Have a server tell all processes; False if it is away."""
         link = self._links.get(way)
-        if link is None:
-            return False
-        if self._seal is not None:
-            data = self._seal.seal(PROBE, self._origin, data)
-        return link.publish_probe(data)
+        return link is not None and link.publish_probe(self._sealed(data))
+
+    def empty_probe(self) -> bytes:
+        """Return a probe that says only that this process lives."""
+        return self._sealed(NO_NUMBERS)
+
+    def _sealed(self, probe: bytes) -> bytes:
+        if self._seal is None:
+            return probe
+        return self._seal.seal(PROBE, self._origin, probe)
 
     # Links.
 

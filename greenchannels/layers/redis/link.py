@@ -15,7 +15,7 @@ from typing import Protocol
 from gevent import Greenlet, get_hub
 
 from ...net.clock import Alarm, Clock
-from ..numbers import NO_NUMBERS, PROBE
+from ..numbers import PROBE
 from .connection import Refusal
 from .frames import Dialect
 from .listener import Listener, Stage
@@ -42,6 +42,9 @@ class LinkOwner(Protocol):
 
     def echo(self) -> None:
         """A probe of this process has come back."""
+
+    def empty_probe(self) -> bytes:
+        """Return a probe that says only that this process lives."""
 
     def gap(self, topics: list[str]) -> None:
         """They are heard again after a pause."""
@@ -286,7 +289,7 @@ class Link:
 
     def _ask_for_echo(self) -> None:
         """A listener may be older than what made another connection end, and deaf."""
-        if self.publish_probe(NO_NUMBERS):
+        if self.publish_probe(self._owner.empty_probe()):
             self._asked, self._patience = time.monotonic(), FIRST_ECHO_TIMEOUT
 
     def _hears(self) -> bool:
