@@ -77,6 +77,8 @@ class Questions:
         #: The one that is asked at the end of this turn.
         self._next: Question | None = None
         self._number = 0
+        #: Whether a gateway has ever heard anything.
+        self._heard = False
 
     def ask(self, topics: Sequence[str]) -> Question:
         """Ask for topics at the end of this turn; never blocks."""
@@ -97,7 +99,7 @@ class Questions:
             end: The monotonic time at which it is too late.
 
         Raises:
-            LayerRefused: If Redis does not let the gateway listen.
+            LayerRefused: If Redis has never let the gateway listen, nor another one.
 
         """
         if not question.answered.is_set() and getcurrent() is not get_hub():
@@ -105,7 +107,7 @@ class Questions:
         if not question.answered.is_set():
             question.late.update(names)
             return False
-        if question.refusal:
+        if question.refusal and not self._heard:
             raise LayerRefused(question.refusal)
         return question.unheard.isdisjoint(names)
 
@@ -136,6 +138,7 @@ class Questions:
         if question is not None:
             question.unheard, question.refusal = frozenset(unheard), refusal
             question.answered.set()
+            self._heard = self._heard or len(unheard) < len(question.topics)
             self._announce_gap(question.late - question.unheard)
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from tests.cli.test_run import Process
 from tests.cli.test_send import APP, Command
 from tests.layers.redis_harness import free_port, redis_server
 from tests.layers.test_outside import BEGINNINGS, Program
-from tests.layers.test_tiers import listening, start
+from tests.layers.test_tiers import BACK, listening, start
 from tests.servers.harness import no_leaks
 from tests.test_gunicorn import APP as GUNICORN_APP
 from tests.test_gunicorn import OURS, up
@@ -248,6 +248,23 @@ def test_a_gateway_that_may_not_listen_is_an_error_for_all(redis_server):
                 layer.start(reactor)
             assert not layer.started
     reactor.close()
+
+
+def test_rights_that_a_gateway_lacks_later_are_an_outage(start, redis_server):
+    """Joins return; when it may listen again, their gap is announced."""
+    rights = ("resetchannels", "&test:*", "-@all", "+publish", "+subscribe")
+    redis_server("ACL", "SETUSER", "shop", "on", ">pw", *rights)
+    url = redis_server.url().replace("redis://", "redis://shop:pw@")
+    gateway, near = start("a", url), start("a", url)
+    redis_server("ACL", "SETUSER", "shop", "-subscribe")
+    gateway.close()
+    until_in_hub(lambda: near.stats()["bus"]["gateway"] == 1)
+    member = RecordingMember(listens=("layer.gap",))
+    near.add(ROOM, member)
+    assert near.stats()["unconfirmed joins"] == 1
+    redis_server("ACL", "SETUSER", "shop", "+subscribe")
+    until_in_hub(lambda: member.events, BACK)
+    assert redis_server.listeners("test:g:room") == 1
 
 
 def test_there_must_be_a_folder(redis_server, tmp_path):
