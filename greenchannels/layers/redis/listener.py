@@ -2,9 +2,8 @@
 The connection to Redis that listens.
 
 It is made when the first topic is wanted. One greenlet reads, another says what is
-wanted and what not. Redis confirms each channel of each command, in order; what comes
-of a channel while one of its confirmations is awaited belongs to an earlier wish and
-is left out. After a loss all that is wanted is asked for anew.
+wanted and what not (``subscriptions.py``). After a loss all that is wanted is asked for
+anew.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import enum
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -24,12 +22,9 @@ from gevent.event import Event as Signal
 from ...errors import ConfigurationError, LayerRefused
 from ...net.reactor import ONE_TURN
 from .connection import Pauses, RedisConnection, Refusal
-from .frames import MAX_CHANNELS, Dialect, encode_command
+from .frames import Dialect
 from .places import Place
-
-#: Commands that Redis has to confirm before more are sent: its confirmations count for
-#: the limit of its output buffer.
-MAX_UNCONFIRMED = 4
+from .subscriptions import Subscriptions
 
 #: Replies and bytes after which other greenlets and sockets get their turn.
 REPLIES_PER_TURN = 256
@@ -50,33 +45,6 @@ class Stage(enum.Enum):
     UP = "up"
     DOWN = "down"
     CLOSED = "closed"
-
-
-class Command:
-    """A SUBSCRIBE or UNSUBSCRIBE on its way."""
-
-    __slots__ = ("channels", "kind", "left")
-
-    def __init__(self, kind: tuple[bool, bool, int]) -> None:
-        #: Whether they are wanted, whether they were wanted before this connection,
-        #: and what they must have in common.
-        self.kind = kind
-        self.channels: list[bytes] = []
-        #: Channels that are not confirmed yet.
-        self.left = 0
-
-
-class Waiter:
-    """Who waits for confirmations."""
-
-    __slots__ = ("channels", "confirmed", "number", "signal")
-
-    def __init__(self, channels: Iterable[bytes], number: int) -> None:
-        self.channels = frozenset(channels)
-        #: How many channels have to be confirmed.
-        self.number = number
-        self.confirmed = False
-        self.signal = Signal()
 
 
 class ListenerOwner(Protocol):
@@ -110,22 +78,10 @@ class Listener:
         self._place = place
         self._dialect = dialect
         self._owner = owner
-        #: The topics that are wanted, by channel.
-        self._topics: dict[bytes, str] = {}
-        #: How many confirmations of a channel are awaited.
-        self._awaited: dict[bytes, int] = {}
-        self._queue: deque[Command] = deque()
-        self._sent: deque[Command] = deque()
-        #: Channels that were asked for and confirmed on this connection.
-        self._asked = self._confirmed = 0
-        self._waiters: deque[Waiter] = deque()
-        #: Channels whose wish nobody waits for any more, though it is not confirmed.
-        self._late: set[bytes] = set()
-        #: The number of the last channel that was wanted before this connection.
-        self._joined_at = 0
-        #: When all of those were confirmed.
+        self._wishes = Subscriptions(dialect)
+        #: When all was confirmed that was wanted before this connection.
         self._joined_when = math.inf
-        self._work, self._over = Signal(), Signal()
+        self._over = Signal()
         self._connection: RedisConnection | None = None
         self._greenlet: Greenlet[..., None] | None = None
         self._refusal: LayerRefused | None = None
@@ -162,81 +118,56 @@ class Listener:
         """
         if self.stage is Stage.CLOSED:
             return False
-        self._topics.update(topics)
+        wishes = self._wishes
+        wishes.topics.update(topics)
         if self.stage is Stage.IDLE:
             self._begin(known_down)
-        if self.stage in (Stage.JOINING, Stage.UP):
-            self._ask(topics, wanted=True)
+        if self._talks:
+            wishes.ask(topics, wanted=True)
         confirmed = False
         if self.stage is not Stage.DOWN and getcurrent() is not get_hub():
-            confirmed = self._wait(topics, 0.0 if known_down else timeout)
+            confirmed = wishes.wait(topics, 0.0 if known_down else timeout)
         if self._refusal is not None and not self._ever_up:
             raise self._refusal
-        if not confirmed and self.stage is Stage.CONNECTING:
-            self._late.update(topics)
-        elif not confirmed:
-            self._late.update(self._awaited.keys() & topics.keys())
+        if not confirmed:
+            wishes.give_up(topics, asked=self.stage is not Stage.CONNECTING)
         return confirmed
 
     def adopt(self, topics: Mapping[bytes, str]) -> None:
         """Want what was wanted of another server; never blocks. Gaps are announced."""
         if not topics or self.stage is Stage.CLOSED:
             return
-        self._topics.update(topics)
+        self._wishes.topics.update(topics)
         if self.stage is Stage.IDLE:
             self._begin(known_down=False)
             self._missed = True
-        elif self.stage in (Stage.JOINING, Stage.UP):
+        elif self._talks:
             for channels in self._dialect.batches(topics):
-                self._ask(channels, wanted=True, again=True)
+                self._wishes.ask(channels, wanted=True, again=True)
         else:
             self._missed = True
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
         """Want them no more; never blocks."""
-        known = [c for c in channels if self._topics.pop(c, None) is not None]
-        if known and self.stage in (Stage.JOINING, Stage.UP):
+        topics = self._wishes.topics
+        known = [c for c in channels if topics.pop(c, None) is not None]
+        if known and self._talks:
             for batch in self._dialect.batches(known):
-                self._ask(batch, wanted=False)
+                self._wishes.ask(batch, wanted=False)
 
     def hears(self, channel: bytes) -> bool:
         """Say whether Redis has confirmed a channel that is wanted."""
-        connected = self.stage in (Stage.JOINING, Stage.UP)
-        return connected and channel in self._topics and channel not in self._awaited
+        return self._talks and self._wishes.hears(channel)
 
     @property
     def channels(self) -> frozenset[bytes]:
         """Those that are wanted."""
-        return frozenset(self._topics)
+        return frozenset(self._wishes.topics)
 
-    def _ask(
-        self, channels: Iterable[bytes], *, wanted: bool, again: bool = False
-    ) -> None:
-        """Have it said, with what was asked for in the same turn."""
-        queue = self._queue
-        for channel in channels:
-            last = queue[-1] if queue else None
-            kind = (wanted, again, self._dialect.slot_of(channel))
-            if last is None or last.kind != kind or len(last.channels) >= MAX_CHANNELS:
-                last = Command(kind)
-                queue.append(last)
-            last.channels.append(channel)
-            last.left += 1
-            if wanted:
-                self._asked += 1
-                self._awaited[channel] = self._awaited.get(channel, 0) + 1
-        self._work.set()
-
-    def _wait(self, channels: Iterable[bytes], timeout: float) -> bool:
-        """Wait for all that was asked for until now."""
-        waiter = Waiter(channels, self._asked)
-        self._waiters.append(waiter)
-        try:
-            waiter.signal.wait(timeout)
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-        return waiter.confirmed
+    @property
+    def _talks(self) -> bool:
+        """Whether there is a connection to ask on."""
+        return self.stage in (Stage.JOINING, Stage.UP)
 
     # Life.
 
@@ -254,8 +185,8 @@ class Listener:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill()
-        self._topics.clear()
-        self._forget()
+        self._wishes.topics.clear()
+        self._wishes.forget()
 
     def retire(self) -> None:
         """End as ``close`` does, soon; never blocks."""
@@ -264,14 +195,14 @@ class Listener:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.kill(block=False)
-        self._topics.clear()
-        self._forget()
+        self._wishes.topics.clear()
+        self._wishes.forget()
 
     def abandon(self) -> None:
         """This is a forked child of the hub's thread: end. Never blocks."""
         self.stage = Stage.CLOSED
         self._over.set()
-        self._topics.clear()
+        self._wishes.topics.clear()
         if self._connection is not None:
             self._connection.cut()
         if self._greenlet is not None:
@@ -329,19 +260,8 @@ class Listener:
             self._refusal = error
         self._missed = self._lost = True
         self.stage = Stage.DOWN
-        self._forget()
+        self._wishes.forget()
         self._owner.link_changed(error)
-
-    def _forget(self) -> None:
-        """What was asked for on this connection is over."""
-        self._queue.clear()
-        self._sent.clear()
-        self._awaited.clear()
-        self._late.clear()
-        self._asked = self._confirmed = 0
-        for waiter in self._waiters:
-            waiter.signal.set()
-        self._waiters.clear()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -353,14 +273,9 @@ class Listener:
         connection.sock.settimeout(None)
         self.last_heard = time.monotonic()
         self.stage = Stage.JOINING
-        for channels in self._dialect.batches(self._topics):
-            self._ask(channels, wanted=True, again=self._missed)
-        self._joined_at = self._asked
-        if not self._joined_at:
+        self._wishes.ask_for_all(again=self._missed)
+        if self._wishes.joined:
             self._joined()
-        # Who waits since before the connection waits for all of it.
-        for waiter in self._waiters:
-            waiter.number = self._asked
         writer = Greenlet(self._write, connection)
         writer.name = f"greenchannels subscriber of {self._place}"
         writer.start()
@@ -371,24 +286,17 @@ class Listener:
 
     def _write(self, connection: RedisConnection) -> None:
         """Send commands, a few at a time."""
+        work = self._wishes.work
         while True:
-            self._work.wait()
-            self._work.clear()
-            commands = []
-            while self._queue and len(self._sent) < MAX_UNCONFIRMED:
-                commands.append(self._queue.popleft())
-                self._sent.append(commands[-1])
+            work.wait()
+            work.clear()
+            commands = self._wishes.next_commands()
             if commands:
                 try:
-                    connection.send(b"".join(map(self._encode, commands)))
+                    connection.send(commands)
                 except OSError:
                     connection.cut()
                     return
-
-    def _encode(self, command: Command) -> bytes:
-        dialect, wanted = self._dialect, command.kind[0]
-        word = dialect.subscribe if wanted else dialect.unsubscribe
-        return encode_command(word, *command.channels)
 
     def _read(self, connection: RedisConnection) -> None:
         dialect = self._dialect
@@ -418,8 +326,8 @@ class Listener:
 
     def _take(self, channel: bytes, payload: bytes) -> None:
         self.last_heard = time.monotonic()
-        topic = self._topics.get(channel)
-        if topic is None or channel in self._awaited:
+        topic = self._wishes.topic_of(channel)
+        if topic is None:
             return
         try:
             self._owner.heard(topic, payload)
@@ -428,38 +336,18 @@ class Listener:
 
     def _take_confirmation(self, wanted: bool, channel: bytes) -> None:
         self.last_heard = time.monotonic()
-        command = self._sent[0] if self._sent else None
-        if self._dialect.slotted and not wanted and not self._was_asked(channel):
+        wishes = self._wishes
+        if self._dialect.slotted and not wanted and wishes.has_left(channel):
             # Its slot has left this node, and nobody else says so.
-            if channel not in self._awaited:
-                self._topics.pop(channel, None)
             self._owner.moved()
             return
-        if command is None or command.kind[0] is not wanted:
-            raise ConnectionError("it confirms what it was not asked for")
-        if wanted:
-            self._answered(channel)
-        command.left -= 1
-        if not command.left:
-            self._sent.popleft()
-            self._work.set()
-            self._complete(command)
-
-    def _was_asked(self, channel: bytes) -> bool:
-        """Whether a channel is left because this process wants that."""
-        command = self._sent[0] if self._sent else None
-        return (
-            command is not None and not command.kind[0] and channel in command.channels
-        )
-
-    def _answered(self, channel: bytes) -> None:
-        """It was confirmed, or will never be."""
-        self._confirmed += 1
-        left = self._awaited[channel] - 1
-        if left:
-            self._awaited[channel] = left
-        else:
-            del self._awaited[channel]
+        command = wishes.confirm(channel, wanted=wanted)
+        if command is not None:
+            self._look_if_joined()
+            topics = wishes.missed(command)
+            if topics:
+                self._owner.gap(topics)
+            wishes.release()
 
     def _take_refusal(self, error: Refusal) -> None:
         """
@@ -476,47 +364,14 @@ class Listener:
         """
         if not self._dialect.slotted or error.code != "MOVED":
             raise self._place.refusal(error) from error
-        command = self._sent[0] if self._sent else None
-        if command is not None and str(command.kind[2]) == str(error).split()[1]:
-            self._sent.popleft()
-            self._work.set()
-            self._drop(command)
+        self._wishes.refuse(str(error).split()[1])
+        self._look_if_joined()
+        self._wishes.release()
         self._owner.moved()
 
-    def _drop(self, command: Command) -> None:
-        """It was not carried out: who waits for it learns that."""
-        if not command.kind[0]:
-            return
-        for channel in command.channels:
-            self._answered(channel)
-            if channel not in self._awaited:
-                self._topics.pop(channel, None)
-                self._late.discard(channel)
-        if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
+    def _look_if_joined(self) -> None:
+        if self.stage is Stage.JOINING and self._wishes.joined:
             self._joined()
-        for waiter in list(self._waiters):
-            if not waiter.channels.isdisjoint(command.channels):
-                self._waiters.remove(waiter)
-                waiter.signal.set()
-        self._release()
-
-    def _complete(self, command: Command) -> None:
-        """All of a command is confirmed."""
-        if self.stage is Stage.JOINING and self._confirmed >= self._joined_at:
-            self._joined()
-        missed = [c for c in command.channels if command.kind[1] or c in self._late]
-        self._late.difference_update(missed)
-        topics = [self._topics[c] for c in missed if c in self._topics]
-        if topics:
-            self._owner.gap(topics)
-        self._release()
-
-    def _release(self) -> None:
-        """Have those go on who wait for no more than is confirmed."""
-        while self._waiters and self._waiters[0].number <= self._confirmed:
-            waiter = self._waiters.popleft()
-            waiter.confirmed = True
-            waiter.signal.set()
 
     def _joined(self) -> None:
         """All that was wanted before this connection is confirmed."""
