@@ -1,8 +1,8 @@
 """Every example runs, and does what its README says."""
 
 import json
+import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from .browser import Browser, find_chromium
 from .browser.chromium import wait_until
+from .layers.redis_harness import BINARY
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/__init__.py"))
@@ -729,15 +730,12 @@ def test_a_blogs_page_comes_back_after_the_server_did(browser, tmp_path):
 # Hosts.
 
 
-@pytest.mark.skipif(
-    not (shutil.which("redis-server") or shutil.which("valkey-server")),
-    reason="neither redis-server nor valkey-server is installed",
-)
 def test_two_hosts_meet_at_a_redis():
     """The script shows it, serves both pages, and leaves nothing behind."""
     script = subprocess.Popen(
         [sys.executable, "-u", "-m", "examples.hosts"],
         cwd=ROOT,
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:{Path(BINARY).parent}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
