@@ -18,7 +18,8 @@ from gevent.event import Event
 
 from ..errors import ConfigurationError, LayerRefused, LayerUnavailable
 from ..layers.ipc_folder import default_name
-from ..layers.registry import configured_url, make_layer, with_name
+from ..layers.layer import Layer
+from ..layers.registry import check_url, configured_url, make_layer, with_name
 from ..net.binding import close_listening
 from ..net.certificates import Certificates
 from ..net.outlet import keep_frame_chunks
@@ -155,7 +156,7 @@ def run(app: str, **values: Any) -> None:
         certificates = read_certificates(values)
         router = Router([]) if several else load_router(app)  # else in the workers
         access_log = open_access_log(values["access_log"])
-        layer = make_layer(layer_url(values, app, several))
+        layer = _make_layer(layer_url(values, app, several), several)
         server = Server(router, options=options, layer=layer, access_log=access_log)
     except (AppError, ConfigurationError, ActivationError) as error:
         say(f"Error: {error}")
@@ -173,6 +174,13 @@ def run(app: str, **values: Any) -> None:
         sys.exit(serve_by_workers(app, values, socks, certificates is not None))
     with pid_file(values["pid_file"], socks):
         sys.exit(serve(server, socks, certificates))
+
+
+def _make_layer(url: str, several: bool) -> Layer:
+    """Return the layer; or, if workers will make it, one that stands for it."""
+    if several:
+        check_url(url)
+    return make_layer("memory://" if several else url)
 
 
 def layer_url(values: dict[str, Any], app: str, several: bool) -> str:

@@ -11,6 +11,7 @@ command of ours has started has no edge that could.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from .ipc import IpcBus
 from .layer import Layer
 from .memory import MemoryBus
 from .outside import Outside, close_outposts
+from .redis.url import read_urls
 from .tiers import TiersBus
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ REDIS_SCHEMES = frozenset(
     for name in ("redis", "rediss")
     for kind in ("", "+sentinel", "+cluster")
 )
+
+_NO_CLIENT = "redis:// needs redis-py: pip install greenchannels[redis]"
 
 #: Where the next of several URLs begins, and passwords among the options of one.
 _NEXT_URL = re.compile(r"(?<=[,+])(?=rediss?(?:\+[a-z]+)?://)")
@@ -124,6 +128,25 @@ def make_layer(url: str) -> Layer:
     )
 
 
+def check_url(url: str) -> None:
+    """
+    Check that ``url`` names a layer, without importing what it takes.
+
+    For a process that lets others import it, after they have patched.
+
+    Raises:
+        ConfigurationError: If the URL names no layer, or something is not installed.
+
+    """
+    found = _TWO_TIERS.fullmatch(url)
+    if found is None and url.partition("://")[0] not in REDIS_SCHEMES:
+        make_layer(url)
+        return
+    if importlib.util.find_spec("redis") is None:
+        raise ConfigurationError(_NO_CLIENT)
+    read_urls(found[2] if found is not None else url)
+
+
 def with_name(url: str, name: str) -> str:
     """Return ``url``, with ``name`` in ``ipc://+redis://HOST``, which has none."""
     return f"ipc://{name}{url[len('ipc://') :]}" if url.startswith("ipc://+") else url
@@ -136,9 +159,7 @@ def _redis_bus(url: str) -> RedisBus:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "redis":
             raise
-        raise ConfigurationError(
-            "redis:// needs redis-py: pip install greenchannels[redis]"
-        ) from error
+        raise ConfigurationError(_NO_CLIENT) from error
     return make_bus(url, _keys)
 
 

@@ -90,6 +90,40 @@ def test_a_wrong_password_is_one_line_and_exit_code_1(run, redis_server, workers
     assert "wrong" not in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("machine", ["", "ipc://+"])
+def test_workers_patch_before_they_import_a_client(run, redis_server, machine):
+    """Who looks after them has not imported it for them: nobody warns."""
+    url = machine + redis_server.url()
+    server = run("--layer", url, "--workers", "2")
+    with opened(server.address()) as peer:
+        peer.say("hello")
+        assert peer.hear() == "hello"
+    server.process.terminate()
+    code, _, error = server.end()
+    assert code == 0 and "Warning" not in error, error
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://a,redis://a", "named twice"),
+        ("redis+sentinel://a", "what they call the server"),
+        ("rediss://a?ssl_ca_certs=/none", "No such file"),
+        ("ipc://+redis://a?colour=red", "no option colour"),
+        ("redis://a?symmetric_encryption_keys_file=/none", "No such file"),
+    ],
+)
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_layer_that_means_nothing_is_one_line_and_exit_code_2(
+    run, url, says, workers
+):
+    """Before anything listens."""
+    code, out, error = run("--layer", url, *workers).end()
+    assert (code, out) == (2, "")
+    (line,) = error.splitlines()
+    assert line.startswith("Error: ") and says in line
+
+
 def test_a_server_starts_without_its_redis(run):
     """It serves, and warns once."""
     server = run("--layer", f"redis://127.0.0.1:{free_port()}")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from ...errors import ConfigurationError
 from ..numbers import PROBE
 from .frames import Dialect
 from .places import Place
@@ -119,16 +118,3 @@ class Hosts:
 
 def _weight(server: str, topic: str) -> bytes:
     return blake2b(f"{server} {topic}".encode(), digest_size=8).digest()
-
-
-def check_names(names: list[str]) -> None:
-    """
-    Check that no server is named twice.
-
-    Raises:
-        ConfigurationError: If one is.
-
-    """
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"Redis at {name} is named twice")

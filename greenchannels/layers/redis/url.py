@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from gevent.ssl import SSLContext
-
 from ...errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from gevent.ssl import SSLContext
 
 #: The ports of a server and of a sentinel.
 DEFAULT_PORT, DEFAULT_SENTINEL_PORT = 6379, 26379
@@ -135,10 +136,41 @@ class RedisURL:
     server: RedisAddress
     pubsub: str
 
+    @property
+    def name(self) -> str:
+        """What it is called, the same in all processes."""
+        if self.kind == "sentinel":
+            return f"{self.service} of sentinels"
+        return ",".join(map(str, self.addresses))
+
 
 def split_urls(text: str) -> list[str]:
     """Return the URLs of several servers, which are written with commas between."""
     return re.split(r",(?=rediss?(?:\+[a-z]+)?://)", text)
+
+
+def read_urls(text: str) -> list[RedisURL]:
+    """
+    Return what one URL means, or several with commas between.
+
+    Raises:
+        ConfigurationError: If one means nothing, or they do not fit together.
+
+    """
+    found = [read_url(each) for each in split_urls(text)]
+    first, *others = found
+    for each in others:
+        if (each.prefix, each.keys) != (first.prefix, first.keys):
+            raise ConfigurationError(
+                "servers that share the work have the same prefix and the same keys"
+            )
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"Redis at {name} is named twice")
+    if others and "cluster" in [each.kind for each in found]:
+        raise ConfigurationError("a Cluster divides the work by itself: it is one URL")
+    return found
 
 
 def read_url(url: str) -> RedisURL:
@@ -272,6 +304,8 @@ def _read_keys(path: str | None) -> tuple[str, ...]:
 
 
 def _make_context(options: dict[str, str]) -> SSLContext:
+    from gevent.ssl import SSLContext  # not before somebody has patched
+
     get = options.get
     context: Any = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     required = _REQUIREMENTS[get("ssl_cert_reqs", "required")]
