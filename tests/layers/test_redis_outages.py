@@ -12,6 +12,7 @@ from gevent import socket
 
 from greenchannels.errors import ConnectionEnded, LayerRefused, LayerUnavailable
 from greenchannels.layers.layer import group_topic
+from greenchannels.layers.redis.bus import RedisBus
 from greenchannels.layers.registry import make_layer
 from greenchannels.net.reactor import Reactor
 from greenchannels.testing.recording import RecordingMember, text, until
@@ -564,3 +565,26 @@ def test_late_confirmations_are_gaps(start, redis_server, proxy):
     until(lambda: member.events, BACK)
     assert member.events == [{"type": "layer.gap", "missed": None, "group": "room"}]
     assert "outages of the layer" not in one.stats()
+
+
+@pytest.mark.parametrize("where", ["answered", "gap"])
+def test_what_nobody_has_expected_is_logged_and_ends_one_connection(
+    pair, redis_server, monkeypatch, caplog, where
+):
+    """Another one is made, as after any failure."""
+    failures = []
+
+    def fail(*args):
+        monkeypatch.undo()
+        failures.append(args)
+        raise ZeroDivisionError("nobody has expected this")
+
+    monkeypatch.setattr(RedisBus, where, fail)
+    if where == "gap":
+        redis_server("CLIENT", "KILL", "TYPE", "pubsub")
+    else:
+        pair.send()
+    until(lambda: failures, BACK)
+    pair.whole()
+    pair.exact()
+    assert "nobody has expected this" in caplog.text

@@ -240,7 +240,9 @@ class Listener:
             try:
                 self._connection = self._place.connect()
                 self._listen(self._connection)
-            except (OSError, ConfigurationError) as error:
+            except Exception as error:
+                if not isinstance(error, OSError | ConfigurationError):
+                    logger.exception("Redis at %s: a connection failed", self._place)
                 self._lose(error)
             finally:
                 self._disconnect()

@@ -8,6 +8,7 @@ sent again: nobody knows whether it has arrived.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from typing import Protocol
@@ -40,6 +41,8 @@ CHECK_INTERVAL = 5.0
 UNANSWERED = "publishes lost with the connection"
 OVERFLOWS = "publishes above the queue's bounds"
 REFUSED = "publishes that Redis refused"
+
+logger = logging.getLogger("greenchannels.layer")
 
 
 class PublisherOwner(Protocol):
@@ -236,9 +239,11 @@ class Publisher:
                     self._connect()
                     self._owner.link_changed(None)
                 self._serve()
-            except (OSError, ConfigurationError) as error:
+            except Exception as error:
                 if self._over.is_set():
                     return
+                if not isinstance(error, OSError | ConfigurationError):
+                    logger.exception("Redis at %s: a connection failed", self._place)
                 connected = self._connection is not None
                 self._end_connection()
                 if connected and time.monotonic() - began > SOUND:
