@@ -21,8 +21,18 @@ from greenchannels.wire.http1 import BodyChunk, Request, RequestEnd, RequestPars
 
 ABSOLUTE = re.compile(rb"(?i)https?://([^/?]*)")
 
-#: What trailers must not hold by RFC 9110, section 6.5.1, among those generated.
-NOT_IN_TRAILERS = {b"cookie", b"host", b"connection", b"content-type", b"upgrade"}
+#: What trailers must not hold (RFC 9110, section 6.5.1): names, and beginnings of some.
+NOT_IN_TRAILERS = {
+    *(b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding"),
+    *(b"upgrade", b"expect", b"host", b"max-forwards", b"cache-control", b"pragma"),
+    *(b"range", b"authorization", b"cookie", b"set-cookie", b"origin", b"via"),
+    *(b"forwarded", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"auth-type"),
+    *(b"path-info", b"script-name", b"x-csrftoken", b"x-http-method-override"),
+}
+FAMILIES_NOT_IN_TRAILERS = (
+    *(b"content-", b"if-", b"sec-", b"proxy-", b"remote-", b"x-remote-"),
+    *(b"x-forwarded-", b"x-original-", b"x-accel-"),
+)
 
 
 @dataclass
@@ -151,7 +161,7 @@ def expected_headers(request, headers):
 def is_no_trailer(name):
     """Tell whether ours leaves a field out of trailers (RFC 9110, section 6.5.1)."""
     name = name.replace(b"_", b"-")
-    return name in NOT_IN_TRAILERS or name.startswith(b"content-")
+    return name in NOT_IN_TRAILERS or name.startswith(FAMILIES_NOT_IN_TRAILERS)
 
 
 def check_request(found, refused, seen, who):

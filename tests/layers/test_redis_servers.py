@@ -218,9 +218,9 @@ def test_sends_without_a_server_fail_when_redis_is_away(redis_server, kind):
     program.end("no connection to Redis")
 
 
-def test_tls_is_checked(start):
+def test_tls_is_checked(start, tmp_path):
     """Against the authority that the URL names, and by the host's name."""
-    chain, key = authority().issue("localhost")
+    chain, key = authority().issue("localhost", folder=tmp_path)
     port = free_port()
     options = ("--tls-port", str(port), "--tls-auth-clients", "no")
     files = ("--tls-cert-file", chain, "--tls-key-file", key)
