@@ -265,10 +265,10 @@ def test_a_client_of_others_speaks_to_it(front, name):
     """Messages of all sizes and both kinds, by the library websockets."""
     server, (host, port) = front(name)
     with connect(f"ws://{host}:{port}/ws") as socket:
-        socket.recv(timeout=5)
+        socket.recv(timeout=20)
         for message in ("", "text ä", b"bytes", "x" * 70_000, b"y" * 1_000_000):
             socket.send(message)
-            assert socket.recv(timeout=5) == message
+            assert socket.recv(timeout=20) == message
     well(server)
 
 
@@ -577,7 +577,7 @@ def test_a_client_with_tls_of_its_own_trusts_the_chain(front):
     """The library websockets over wss."""
     server, (host, port) = front("gevent", tls=True)
     with connect(f"wss://{host}:{port}/ws", ssl=client_context(alpn=())) as socket:
-        socket.recv(timeout=5)
+        socket.recv(timeout=20)
         socket.send("hello")
-        assert socket.recv(timeout=5) == "hello"
+        assert socket.recv(timeout=20) == "hello"
     ended_with_tls(server)

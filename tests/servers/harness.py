@@ -33,7 +33,7 @@ MS = 0.001
 SEARCHED_EACH_TIME = 20_000
 
 #: Seconds in which anything that must happen has happened.
-PATIENCE = 5.0
+PATIENCE = 20.0
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 

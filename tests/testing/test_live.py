@@ -28,10 +28,10 @@ for _ in range(2):
                 assert response.read() == b"hello"
             with connect(live.ws_url + "/ws") as ws:
                 ws.send("hi")
-                assert ws.recv(timeout=5) == "hi"
+                assert ws.recv(timeout=20) == "hi"
             left = stack.enter_context(connect(live.ws_url + "/ws"))
         try:
-            left.recv(timeout=5)
+            left.recv(timeout=20)
         except ConnectionClosed as error:
             print(error.rcvd.code)
 """
