@@ -29,6 +29,7 @@ WAYS = (
     WORKERS,
     over_redis("two hosts", TWO, hosts=2, limited=False),
     over_redis("encrypted", SEALED, limited=False),
+    over_redis("two tiers", "ipc://bench+" + ONE, limited=False),
 )
 
 ROWS = [
