@@ -9,6 +9,7 @@ every node tells all others what is published, and one node is enough.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -53,6 +54,8 @@ def _make_tags() -> list[bytes]:
 #: The names of the parts, and their slots. All processes must have the same.
 TAGS = _make_tags()
 TAG_SLOTS = [slot_of(tag) for tag in TAGS]
+
+logger = logging.getLogger("greenchannels.layer")
 
 
 class Cluster:
@@ -163,7 +166,14 @@ class Cluster:
             self._recover()
             if other or self._gone:
                 self._gone = False
-                changed()
+                self._tell(changed)
+
+    def _tell(self, changed: Callable[[], None]) -> None:
+        try:
+            changed()
+        except Exception:
+            logger.exception("%s: links could not follow the map", self)
+            self._gone = True  # the next look tries again
 
     def _fail(self, error: Exception) -> None:
         """There is no map: what is known is kept."""

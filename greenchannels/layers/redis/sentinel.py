@@ -83,6 +83,8 @@ class WatchedServer:
                     moved()
             except (OSError, ConfigurationError) as error:
                 logger.debug("sentinels of %s: %s", self._service, error)
+            except Exception:
+                logger.exception("sentinels of %s", self._service)
 
     def _is_elsewhere(self) -> bool:
         """Say whether a connection leads to another server than it should."""
