@@ -9,6 +9,7 @@ import time
 import gevent
 import pytest
 from gevent import socket
+from gevent.server import StreamServer
 
 from greenchannels.errors import ConnectionEnded, LayerRefused, LayerUnavailable
 from greenchannels.layers.layer import group_topic
@@ -588,3 +589,50 @@ def test_what_nobody_has_expected_is_logged_and_ends_one_connection(
     pair.whole()
     pair.exact()
     assert "nobody has expected this" in caplog.text
+
+
+class Pretender:
+    """
+    A server that answers every command with the same.
+
+    Args:
+        said: What it says for each; ``None`` ends the connection.
+
+    """
+
+    def __init__(self, said):
+        self._said = said
+        self._server = StreamServer(("127.0.0.1", 0), self._serve)
+        self._server.start()
+        self.url = f"redis://127.0.0.1:{self._server.server_port}"
+
+    def _serve(self, sock, address):
+        with contextlib.suppress(OSError):
+            while (heard := sock.recv(65536)) and self._said is not None:
+                sock.sendall(self._said * heard.count(b"*"))
+
+    def close(self):
+        """End it."""
+        self._server.stop(timeout=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(None, b"\x00\xffgarbage\r\n", b"+OK\r\n", b":1\r\n", b"$-1\r\n"),
+        *(b"*1\r\n" * 10_000, b"$99999999999\r\n", b"*-7\r\n", b"*0\r\n"),
+        b"*3\r\n$9\r\nsubscribe\r\n$5\r\nwrong\r\n:1\r\n",
+        b"*3\r\n$7\r\nmessage\r\n:1\r\n:2\r\n",
+    ],
+)
+def test_what_is_no_redis_is_an_outage(start, said, caplog):
+    """Whatever it says: members here hear each other, and the log says why."""
+    pretender = Pretender(said)
+    layer, member = start(pretender.url), RecordingMember()
+    layer.add(ROOM, member)
+    layer.send(ROOM, text("hello"))
+    assert member.texts == ["hello"]
+    until(lambda: "no connection to Redis" in caplog.text)
+    layer.close()
+    pretender.close()
+    assert "Traceback" not in caplog.text

@@ -315,7 +315,7 @@ class Listener:
                 kind, channel, value = reply
             except (TypeError, ValueError):
                 raise ConnectionError("not what a listener hears") from None
-            if kind == message:
+            if kind == message and type(value) is bytes:
                 size += len(value)
                 self._take(channel, value)
             elif kind in (joined, left):

@@ -165,7 +165,8 @@ class Subscriptions:
 
         """
         command = self._sent[0] if self._sent else None
-        if command is None or command.wanted is not wanted:
+        known = channel in self._awaited or not wanted
+        if command is None or not known or command.wanted is not wanted:
             raise ConnectionError("it confirms what it was not asked for")
         if wanted:
             self._answered(channel)
