@@ -116,7 +116,8 @@ EPILOG = """Sizes are bytes (64k, 1m), durations seconds; "none" lifts a limit.
     envvar="GREENCHANNELS_LAYER",
     show_envvar=True,
     help="Groups and channels: memory://, ipc://NAME, redis://HOST:PORT?prefix=NAME"
-    " or rediss:// (Redis over TLS).  [default: memory://;"
+    " (rediss:// over TLS; redis+sentinel://, redis+cluster://) or, for machines with"
+    " many workers, ipc://NAME+redis://HOST.  [default: memory://;"
     " with workers ipc:// and a name of this user, folder and app]",
 )
 @click.option(
