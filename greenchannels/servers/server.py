@@ -43,6 +43,7 @@ from .proxy_header import ProxyHeaders
 from .relief import Relief
 from .requests import Requests
 from .scopes import websocket_scope
+from .signals import hold_back, let_come
 from .websocket import ServerSocket
 from .workers import Workers
 
@@ -387,15 +388,26 @@ _started: weakref.WeakSet[Server] = weakref.WeakSet()
 _of_parent: list[Server] = []
 
 
+def _before_fork() -> None:
+    """Have signals wait: the child's would be taken for its parent's."""
+    if _started:
+        hold_back()
+
+
 def _after_fork() -> None:
     """Let the child have nothing of its parent's."""
-    for server in tuple(_started):
-        server.abandon()
-        _of_parent.append(server)
-    _started.clear()
+    try:
+        for server in tuple(_started):
+            server.abandon()
+            _of_parent.append(server)
+        _started.clear()
+    finally:
+        let_come()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=let_come, after_in_child=_after_fork
+)
 
 
 def _feed(connection: HTTPConnection | ServerSocket, data: bytearray) -> None:

@@ -55,6 +55,16 @@ APP = """
             child.join()
         return str([child.exitcode for child in children])
 
+    def brief(request):
+        # Each is told to end before it knows that it is a child.
+        for _ in range(20):
+            child = context.Process(target=linger)
+            child.start()
+            child.terminate()
+            child.join()
+            children.append(child)
+        return str({child.exitcode for child in children})
+
     def chat(socket):
         with Group("all").joined(socket) as group:
             socket.send(str(os.getpid()))
@@ -68,7 +78,8 @@ APP = """
 
     routing = [
         http("/fork", fork), http("/bare", bare), http("/threaded", threaded),
-        http("/end", end), http("/pid", lambda r: str(os.getpid())),
+        http("/end", end), http("/brief", brief),
+        http("/pid", lambda r: str(os.getpid())),
         websocket("/ws", chat), lifespan(noted),
     ]
 """
@@ -121,6 +132,14 @@ def test_a_child_that_is_told_to_end_leaves_nothing_of_its_parents(server):
     code, out, error = server.end()
     assert (code, out.count("left by")) == (0, 1), (out, error)
     assert f"left by {server.pid}" in out
+
+
+def test_a_signal_that_comes_at_once_ends_a_child(server):
+    """It is not taken by what handles its parent's."""
+    server, address = server
+    assert get(address, "/brief").body == b"{-15}"
+    with opened(address, "/ws") as peer:
+        assert peer.hear() == str(server.pid)
 
 
 def test_a_child_of_a_worker_lives_on(tmp_path):
