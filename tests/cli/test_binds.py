@@ -21,6 +21,7 @@ from greenchannels.cli.binds import (
 )
 from greenchannels.net.binding import bind_all, bind_unix, close_listening
 from tests.cli.test_run import Process, get, opened, run
+from tests.ports import free_port
 from tests.servers.harness import Client, request
 
 __all__ = ["run"]
@@ -135,14 +136,6 @@ def tcp(url):
     """Return the address that a URL names."""
     host, port = re.fullmatch(r"http://\[?([^\]]+?)\]?:(\d+)", url).groups()
     return (host, int(port), 0, 0) if ":" in host else (host, int(port))
-
-
-def free_port():
-    """Return a port that is free for both families."""
-    with contextlib.closing(stdlib_socket.socket(stdlib_socket.AF_INET6)) as sock:
-        sock.setsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY, 0)
-        sock.bind(("::", 0))
-        return sock.getsockname()[1]
 
 
 def stopped(server):

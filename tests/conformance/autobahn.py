@@ -23,6 +23,7 @@ import gevent
 
 import greenchannels
 from greenchannels.wire.frames import FrameDecoder, PureFrameDecoder
+from tests.ports import free_port
 
 from .python2 import RELEASE, run_wstest
 
@@ -247,13 +248,6 @@ def our_server(log, *options):
         yield f"ws://127.0.0.1:{port}"
     finally:
         end_process(process)
-
-
-def free_port():
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def listens(process, port, timeout=20.0):

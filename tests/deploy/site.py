@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket as stdlib_socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import greenchannels
 from tests.deploy.pages import README
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -296,10 +296,3 @@ def waited(look, explain=lambda: ""):
         assert time.monotonic() < end, explain()
         time.sleep(0.02)
     return found
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with contextlib.closing(stdlib_socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]

@@ -20,6 +20,7 @@ from gevent.server import StreamServer
 from greenchannels.layers.registry import make_layer
 from greenchannels.net.reactor import Reactor
 from greenchannels.testing.recording import PATIENCE, until
+from tests.ports import free_port
 
 
 def find_valkey():
@@ -169,13 +170,6 @@ def encode(*words):
     words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
     parts = [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
     return b"*%d\r\n" % len(words) + b"".join(parts)
-
-
-def free_port():
-    """Return a port on which nobody listens."""
-    with stdlib_socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Proxy:

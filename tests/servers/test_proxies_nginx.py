@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket as stdlib_socket
 
 import gevent.socket
 import pytest
@@ -14,6 +13,7 @@ from gevent import subprocess
 
 from greenchannels import http, websocket
 from greenchannels.net.binding import bind_unix
+from tests.ports import free_port
 from tests.servers.harness import Client, Peer, request, until
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -70,21 +70,6 @@ stream {
 """
 
 
-def free_port():
-    """Return a port that nobody listens on."""
-    with contextlib.closing(stdlib_socket.socket()) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def answers(address):
-    """Return whether somebody listens there."""
-    with contextlib.suppress(OSError):
-        Client(address).close()
-        return True
-    return False
-
-
 class Nginx:
     """An nginx of its own, with everything it writes in one folder."""
 
@@ -107,7 +92,8 @@ class Nginx:
 
     def wait(self):
         """Wait until it listens."""
-        until(lambda: self.process.poll() is not None or answers(self.address))
+        pid = self.folder / "pid"  # written when all ports are open
+        until(lambda: self.process.poll() is not None or pid.exists())
         assert self.process.poll() is None, (self.folder / "error.log").read_text()
 
     def stop(self):
