@@ -70,6 +70,14 @@ stream {
 """
 
 
+def answers(address):
+    """Return whether somebody listens there."""
+    with contextlib.suppress(OSError):
+        Client(address).close()
+        return True
+    return False
+
+
 class Nginx:
     """An nginx of its own, with everything it writes in one folder."""
 
