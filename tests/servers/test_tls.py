@@ -228,12 +228,25 @@ def test_the_websockets_package_has_its_messages_echoed(secure, size):
     def talk():
         context = client_context()
         with connect(
-            started.wss, ssl=context, max_size=None, compression=None, proxy=None
+            started.wss,
+            ssl=context,
+            max_size=None,
+            compression=None,
+            proxy=None,
+            open_timeout=5,
         ) as socket:
             socket.send(message)
             return socket.recv()
 
-    assert elsewhere(talk) == message
+    def talk_until_it_was_sent():
+        # Two threads of that client use one SSL object, which CPython does not lock
+        # before 3.13: once in thousands its request is lost before it is sent.
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                return talk()
+        return talk()
+
+    assert elsewhere(talk_until_it_was_sent) == message
 
 
 def test_a_broadcast_reaches_members_with_and_without_tls(secure):
